@@ -1,0 +1,241 @@
+"""Configuration: load, merge, check, write.
+
+Every file conf/<group>/<name>.yaml is a piece of the root configuration.  They merge in the order
+
+    config.yaml, model, data, network, trainer, mode, experiment, command line
+
+and references such as ${size.z} are resolved at the end.  On the command line `group=name` picks a file of a group and
+`a.b=value` sets a key that exists; everything is an OmegaConf dotlist.  Below the door there are plain values only.
+"""
+
+import difflib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
+# What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
+CIRCUMSTANCES = ("command", "run", "restart", "tracking", "evaluation", "judges", "every", "data.root", "data.download",
+                 "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+                 "trainer.max_time", "trainer.progress", "trainer.threads")  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: one line that names the key, what was expected and what to do."""
+
+
+def conf_folder() -> Path:
+    """conf/ of the working directory, else that of the checkout this code lies in."""
+    for folder in (Path("conf"), Path(__file__).parents[2] / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError("no conf/config.yaml here: run the command from the repository's root")
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's files."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
+    """The resolved configuration, plain values only.
+
+    Arguments:
+        arguments: the command line's `group=name` and `a.b=value`.
+        into: a resolved configuration that the arguments change, in place of conf/.  Of the groups only `mode` makes sense
+            there: the others decided what was trained.
+
+    Raises:
+        ConfigError: an unknown group file or key (with the nearest that exists), or a value of the wrong type.
+    """
+    picks, values = _split(arguments)
+    if into is None:
+        picks, merged = _compose(picks)
+    else:
+        merged = OmegaConf.create(dict(into))
+        if refused := sorted(picks.keys() - {"mode"}):
+            raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
+        if picks.get("mode"):
+            merged = OmegaConf.merge(merged, _file("mode", picks["mode"]))
+    plain = _resolve(_override(merged, values))
+    plain.pop("defaults", None)
+    plain["command"] = (
+        shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else plain.get("command")
+    )
+    check(plain)
+    return plain
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Picks of group files, and dotlist entries."""
+    picks, values = {}, []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise ConfigError(f"{argument!r} is no setting: write key=value, for example model=ali or seed=1")
+        if key in GROUPS:
+            picks[key] = value
+        else:
+            values.append(argument)
+    return picks, values
+
+
+def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
+    root = OmegaConf.load(conf_folder() / "config.yaml")
+    experiment = picks.get("experiment", root.defaults.experiment)
+    chosen: dict[str, Any] = {
+        **root.defaults,
+        **_file("experiment", experiment).get("defaults", {}),
+        **picks,
+        "experiment": experiment,
+    }
+    data = _file("data", chosen["data"])
+    chosen["network"] = chosen["network"] or data.get("defaults", {}).get("network")
+    merged = root
+    for group in GROUPS:
+        if chosen[group] not in (None, "", "null"):
+            piece = _file(group, chosen[group])
+            piece.pop("defaults", None)
+            merged = OmegaConf.merge(merged, piece)
+    merged.experiment = experiment
+    for group in ("model", "data", "network", "trainer"):
+        merged[group].name = chosen[group]
+    return chosen, merged
+
+
+def _file(group: str, name: str) -> DictConfig:
+    path = conf_folder() / group / f"{name}.yaml"
+    if name not in choices(group):
+        raise ConfigError(f"{group}={name}: there is no {path}; {_nearest(name, choices(group))}")
+    try:
+        return OmegaConf.load(path) or OmegaConf.create({})
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(words)}"
+
+
+def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
+    """Sets keys that exist to values of their type."""
+    for entry in entries:
+        key = entry.partition("=")[0]
+        try:
+            value = OmegaConf.select(OmegaConf.from_dotlist([entry]), key)
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"{entry!r} is not readable: {_one_line(error)}") from error
+        known = dict(leaves(OmegaConf.to_container(config, resolve=False)))
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}: {_nearest(key, list(known))}")
+        present = OmegaConf.to_container(config, resolve=True) if known[key] is not None else {}
+        _require_type(key, _at(present, key) if present else None, value)
+        OmegaConf.update(config, key, value, merge=False)
+    return config
+
+
+def _at(config: Mapping, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is no mapping, and of empty mappings."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _require_type(key: str, old: Any, new: Any) -> None:
+    """Refuses a value of another kind; a null may become anything, a number of sweeps may become a range."""
+    new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
+    if key.startswith("chains.") and key.endswith(".steps"):
+        if not _is_sweeps(new):
+            raise ConfigError(f"{key}={new}: expected a number of sweeps, such as 3, or a range, such as [1,4]")
+        return
+    if old is None or new is None:
+        return
+    kinds = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a word",
+        list: "a list",
+        dict: "a mapping",
+    }
+    wanted = (int, float) if type(old) is float else (type(old),)
+    if type(new) not in wanted:
+        raise ConfigError(f"{key}={new}: expected {kinds[type(old)]}, such as {old!r}")
+
+
+def _is_sweeps(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value))
+
+
+def _resolve(config: DictConfig) -> dict:
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def check(config: Mapping) -> None:
+    """Ranges of what no constructor below the door sees."""
+    for key, least in (("steps", 1), ("data.batch_size", 1), ("every.log", 1), ("every.validate", 1), ("every.checkpoint", 1),
+                       ("evaluation.samples", 10)):  # fmt: skip
+        value = _at(config, key)
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{key}={value}: expected an integer of at least {least}")
+
+
+def folder(config: Mapping) -> Path:
+    """The run's folder: `run`, else runs/<experiment>/<data>/<model>/<seed>."""
+    if config["run"]:
+        return Path(config["run"])
+    return Path("runs", config["experiment"], config["data"]["name"], config["model"]["name"], str(config["seed"]))
+
+
+def write(config: Mapping, path: Path) -> None:
+    """The configuration as plain YAML, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    part.replace(path)
+
+
+def read(run: str | Path) -> dict:
+    """A run's resolved configuration.
+
+    Raises:
+        ConfigError: there is no run there, or its config.yaml is damaged.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: train first, for example python -m gibbsnet train run={run}")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is damaged: expected a mapping")
+    return config
+
+
+def differences(a: Mapping, b: Mapping) -> list[str]:
+    """The keys in which two configurations would train different weights."""
+    left, right = (dict(leaves(c)) for c in (a, b))
+    keys = [k for k in {**left, **right} if not any(k == c or k.startswith(f"{c}.") for c in CIRCUMSTANCES)]
+    return [k for k in keys if left.get(k) != right.get(k)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,106 @@
+import pytest
+import yaml
+
+from gibbsnet import config
+from gibbsnet.config import ConfigError, differences, leaves, load, read, write
+
+
+def test_plain_values_only_and_every_reference_resolved():
+    loaded = load([])
+    assert yaml.safe_load(yaml.safe_dump(loaded)) == loaded
+    assert "${" not in yaml.safe_dump(loaded)
+    assert loaded["graph"]["z"]["shape"] == loaded["size"]["z"]
+
+
+def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(tmp_path, monkeypatch):
+    for group in config.GROUPS:
+        (tmp_path / "conf" / group).mkdir(parents=True)
+    root = {
+        "defaults": dict(model="m", data="d", network=None, trainer="t", mode=None, experiment="e"),
+        **dict(steps=1, seed=1, run=None, evaluation={"samples": 10}, every=dict(log=1, validate=1, checkpoint=1)),
+    }
+    files = {
+        "config.yaml": yaml.safe_dump(root),
+        "model/m.yaml": "model: {name: m}\nsteps: 2\nseed: 2\n",
+        "data/d.yaml": "defaults: {network: n}\ndata: {name: d, batch_size: 1}\n",
+        "network/n.yaml": "network: {name: n}\n",
+        "trainer/t.yaml": "trainer: {name: t}\n",
+        "experiment/e.yaml": "steps: 3\nseed: 3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "conf" / name).write_text(text)
+    loaded = load(["seed=4"])
+    assert (loaded["steps"], loaded["seed"]) == (3, 4)
+    assert loaded["network"]["name"] == "n", "the data set chooses its network"
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("optim.lrr=1", ["optim.lrr", "optim.lr"]),
+        ("chains.unclamped.step=3", ["chains.unclamped.step", "chains.unclamped.steps"]),
+        ("steps=many", ["steps=many", "an integer"]),
+        ("steps=1.5", ["steps", "an integer"]),
+        ("steps=-3", ["steps", "at least 1"]),
+        ("data.batch_size=0", ["data.batch_size", "at least 1"]),
+        ("restart=1", ["restart", "true or false"]),
+        ("chains.unclamped.steps=[1,2,3]", ["chains.unclamped.steps"]),
+        ("model=gibsnet", ["gibsnet", "gibbsnet"]),
+        ("optim=3", ["optim"]),
+        ("--steps", ["--steps", "key=value"]),
+        ("steps=[", ["steps="]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key_and_what_was_expected(argument, words):
+    with pytest.raises(ConfigError) as caught:
+        load([argument])
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_an_integer_will_do_for_a_number_and_a_range_for_a_number_of_sweeps():
+    assert load(["optim.lr=1"])["optim"]["lr"] == 1
+    assert load(["chains.unclamped.steps=[1,4]"])["chains"]["unclamped"]["steps"] == [1, 4]
+    assert load(["chains.unclamped.steps=5"])["chains"]["unclamped"]["steps"] == 5
+
+
+def test_size_and_penalty_reach_what_refers_to_them():
+    loaded = load(["model=hali", "size.z1=[7]", "penalty.z=0.25"])
+    assert loaded["graph"]["z1"]["shape"] == [7]
+    assert loaded["game"]["gamma"]["z1"] == loaded["game"]["gamma"]["z2"] == 0.25
+
+
+def test_written_and_read_back(tmp_path):
+    loaded = load(["seed=3"])
+    write(loaded, tmp_path / "run" / "config.yaml")
+    assert read(tmp_path / "run") == loaded
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words"])
+def test_a_damaged_config_is_named(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        read(tmp_path)
+
+
+def test_a_run_can_be_read_in_another_chain_but_not_as_another_model(tmp_path):
+    trained = load(["model=ali"])
+    longer = load(["run=x", "chains.unclamped.steps=100"], into=trained)
+    assert longer["chains"]["unclamped"]["steps"] == 100
+    assert longer["command"] == trained["command"]
+    with pytest.raises(ConfigError, match="model=hali"):
+        load(["model=hali"], into=trained)
+
+
+def test_what_would_train_other_weights_is_told_from_circumstances():
+    base = load([])
+    assert (
+        differences(base, load(["run=elsewhere", "tracking.mode=offline", "trainer.devices=2", "data.root=/data"]))
+        == []
+    )
+    assert differences(base, load(["optim.lr=0.5", "run=elsewhere"])) == ["optim.lr"]
+    assert "chains.unclamped.steps" in differences(base, load(["model=ali"]))
+
+
+def test_leaves_are_dotted_keys():
+    assert dict(leaves({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
