@@ -1,0 +1,254 @@
+r"""A chain is one start pass and some sweeps.
+
+The start pass draws variables one after another, each hearing only those that are there already: starting [z, x] draws z from
+its prior and x given z; starting [z1, z2] with x given draws z1 given x and z2 given z1.  A sweep draws blocks; the variables
+of a block are drawn together.  Where a draw should hear fewer than all neighbours, it is written as in the books, "z1|x".
+
+    state 0 = start pass,   state i = state i - 1 after one sweep,   i = 0, 1, 2, ...
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .graph import Audible, Graph, State
+from .noise import Noise
+
+Block = tuple[tuple[str, frozenset[str] | None], ...]  # (variable, whom it hears; None = everyone present)
+
+
+@dataclass(frozen=True)
+class Stance:
+    """How one variable stands in a chain.
+
+    Arguments:
+        clamped: its given entries are held (all of them, or those `seen`).
+        potency: probability of being heard, in [0, 1], drawn per example and sweep; a tensor holds one value per example.
+    """
+
+    clamped: bool = False
+    potency: float | Tensor = 1.0
+
+    def __post_init__(self):
+        low, high = torch.as_tensor(self.potency).aminmax()
+        if not (low >= 0 and high <= 1):  # not a number is no probability either
+            raise ValueError(f"potency is a probability: got {self.potency}")
+
+
+def parse(block: str | Sequence[str]) -> Block:
+    """ "z" or ["x", "z2"] or "z1|x": the variables to draw together and whom each hears."""
+    names = [block] if isinstance(block, str) else list(block)
+    split = [name.replace(" ", "").partition("|") for name in names]
+    return tuple((v, frozenset(given.split(",")) if bar else None) for v, bar, given in split)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain over a graph.
+
+    Arguments:
+        start: variables in the order of the start pass.
+        blocks: what one sweep draws, in order.
+        steps: number of sweeps N in training, or its range (low, high), drawn per batch, equal on all ranks.
+        grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
+        mode: stances; a variable that is not named is free and heard.
+        start_from_data: share of the examples whose start pass is replaced, where data are given, by the data.
+        persistent: share of the examples that go on from where the chain of the batch before ended.
+    """
+
+    start: Sequence[str | Sequence[str]]
+    blocks: Sequence[str | Sequence[str]] = ()
+    steps: int | tuple[int, int] = 0
+    grad_draws: int = 3
+    mode: Mapping[str, Stance] = field(default_factory=dict)
+    start_from_data: float = 0.0
+    persistent: float = 0.0
+
+    def __post_init__(self):
+        low, high = self.range
+        if not 0 <= low <= high:
+            raise ValueError(f"steps must be a number of sweeps >= 0 or a range [low, high]: got {self.steps}")
+        if high and not self.blocks:
+            raise ValueError(f"steps = {self.steps}, but the chain has no blocks to sweep over")
+        for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share in [0, 1]: got {share}")
+        if self.persistent and high == 0:
+            raise ValueError("persistent needs steps >= 1: without a sweep the chain would stand still")
+        if self.start_from_data and low == 0:
+            raise ValueError(
+                "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
+            )
+        if self.grad_draws < 1:
+            raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """(least, greatest) number of sweeps."""
+        low, high = (self.steps, self.steps) if isinstance(self.steps, int) else self.steps
+        return low, high
+
+    @property
+    def clamped(self) -> frozenset[str]:
+        return frozenset(v for v, stance in self.mode.items() if stance.clamped)
+
+    def length(self, noise: Noise) -> int:
+        """The number of sweeps of this batch."""
+        low, high = self.range
+        return low if low == high else noise.at("steps").integer(low, high)
+
+    def draws(self, steps: int) -> list[Block]:
+        """The blocks drawn in a chain of that many sweeps, start pass first."""
+        return [parse(b) for b in self.start] + steps * [parse(b) for b in self.blocks]
+
+    def audible(self, noise: Noise, batch: int) -> Audible:
+        """Who is heard in the sweep that has this noise: variable -> bool (batch,), for those not always heard."""
+        noise = noise.at("potency")
+        muted = {v: s.potency for v, s in sorted(self.mode.items()) if isinstance(s.potency, Tensor) or s.potency < 1}
+        return {v: noise.uniform((batch,)) < torch.as_tensor(p, device=noise.device) for v, p in muted.items()}
+
+    def init(
+        self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1, grad: int = 0
+    ) -> State:
+        """State 0.  `given` are values to start from, `seen` (bool, a variable's shape) the entries of clamped ones to hold.
+
+        A given variable is there from the beginning and is not drawn, but for the unseen entries of a clamped one: their
+        given values are read by nobody, draws from the prior stand there until the variable's turn comes.
+        `grad`: how many of the start pass's last draws carry gradient.
+        """
+        if missing := sorted(self.clamped - given.keys()):
+            raise ValueError(f"a clamped variable must be given a value: {', '.join(missing)}")
+        if stray := sorted(seen.keys() - self.clamped):
+            raise ValueError(f"seen names entries to hold, but the chain does not clamp {', '.join(stray)}")
+        noise = noise.at(0)
+        state, audible = dict(given), self.audible(noise, batch)
+        for v in seen:
+            with torch.no_grad():
+                unseen = graph[v].draw({}, batch, noise.at("unseen", v))
+            state[v] = torch.where(seen[v], given[v], unseen)
+        blocks = [parse(b) for b in self.start]
+        blocks = [tuple(d for d in b if d[0] not in given or d[0] in seen) for b in blocks]
+        for k, block in enumerate(blocks):
+            state |= self._draw(graph, block, state, noise, audible, given, seen, batch, k >= len(blocks) - grad)
+        return state
+
+    def step(
+        self, graph: Graph, state: State, noise: Noise, given: State = {}, seen: State = {}, grad: int = 0
+    ) -> State:
+        """The state after one sweep; a new dictionary.  `noise` is this sweep's own, `grad` as in `init`."""
+        state, batch = dict(state), len(next(iter(state.values())))
+        audible = self.audible(noise, batch)
+        blocks = [parse(b) for b in self.blocks]
+        for k, block in enumerate(blocks):
+            state |= self._draw(graph, block, state, noise, audible, given, seen, batch, k >= len(blocks) - grad)
+        return state
+
+    def trajectory(
+        self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1
+    ) -> Iterator[State]:
+        """States 0, 1, 2, ... without end and without gradient."""
+        with torch.no_grad():
+            state = self.init(graph, noise, given, seen, batch)
+        i = 0
+        while True:
+            yield state
+            i += 1
+            with torch.no_grad():
+                state = self.step(graph, state, noise.at(i), given, seen)
+
+    def run(
+        self,
+        graph: Graph,
+        noise: Noise,
+        given: State = {},
+        seen: State = {},
+        batch: int = 1,
+        data: State = {},
+        kept: State = {},
+    ) -> State:
+        """The last state of one training chain; only its last `grad_draws` block draws carry gradient.
+
+        `data`: values from which a share `start_from_data` of the examples starts; `kept`: a state from which a share
+        `persistent` goes on.
+        """
+        steps, sweep = self.length(noise), len(self.blocks)
+        span = [
+            self.grad_draws - (steps - i) * sweep for i in range(steps + 1)
+        ]  # draws left for pass i, counted from its end
+        state = self.init(graph, noise, given, seen, batch, max(0, span[0]))
+        state = mixed(state, data, self.start_from_data, noise.at("data"), batch)
+        state = mixed(state, kept, self.persistent, noise.at("kept"), batch)
+        for i in range(1, steps + 1):
+            state = self.step(graph, state, noise.at(i), given, seen, max(0, span[i]))
+        return state
+
+    def last_audible(self, noise: Noise, batch: int) -> Audible:
+        """Who was heard in the last pass of `run` with this noise: what the critics may see."""
+        return self.audible(noise.at(self.length(noise)), batch)
+
+    def _draw(self, graph, block, state, noise, audible, given, seen, batch, grad) -> State:
+        """New values for one block; held entries stay bit-equal."""
+        free = [(v, hears) for v, hears in block if v not in self.clamped or v not in given or v in seen]
+        drawn: State = {}
+        with nullcontext() if grad else torch.no_grad():
+            for v, hears in free:
+                present = {u: x for u, x in state.items() if u not in dict(block) and (hears is None or u in hears)}
+                drawn[v] = graph[v].draw(present, batch, noise, audible)
+        held = self.clamped & seen.keys() & drawn.keys()
+        return {v: torch.where(seen[v], given[v], x) if v in held else x for v, x in drawn.items()}
+
+
+def mixed(state: State, other: State, share: float, noise: Noise, batch: int) -> State:
+    """The state, in which a share of the examples is replaced by the other's."""
+    if not (share and other):
+        return state
+    chosen = noise.uniform((batch,)) < share
+    return state | {v: torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x, state[v]) for v, x in other.items()}
+
+
+def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]:
+    """For each variable whose last draw was given *final* values alone: whom it heard in that draw.
+
+    A variable that hears somebody who is drawn again later does not end on its conditional and is left out.
+    """
+    present, when, last = set(chain.clamped), {}, {}
+    for t, block in enumerate(chain.draws(steps)):
+        names = [v for v, _ in block]
+        for v, hears in block:
+            if v in chain.clamped:
+                continue
+            audible = {u for u in graph.neighbours(v) & present if u not in names and (hears is None or u in hears)}
+            last[v] = frozenset(u for u in audible if _heard(chain, u))
+        when |= dict.fromkeys(set(names) - chain.clamped, t)
+        present |= set(names)
+    return {v: hears for v, hears in last.items() if all(when.get(u, -1) < when[v] for u in hears)}
+
+
+def _heard(chain: Chain, name: str) -> bool:
+    potency = chain.mode.get(name, Stance()).potency
+    return bool(torch.as_tensor(potency).max() > 0)
+
+
+def check_pairing(graph: Graph, clamped: Chain, unclamped: Chain) -> None:
+    """Refuse a game to which some conditional is invisible.
+
+    If both chains last draw v from the same conditional, given the final values of the same neighbours, then the two joints
+    share that factor and no critic, however good, can tell a wrong one from a right one.
+
+    Raises:
+        ValueError: naming the variable and the conditional.
+    """
+    for a in range(min(clamped.range[1], clamped.range[0] + 2) - clamped.range[0] + 1):
+        for b in range(min(unclamped.range[1], unclamped.range[0] + 2) - unclamped.range[0] + 1):
+            left = endings(clamped, graph, clamped.range[0] + a)
+            right = endings(unclamped, graph, unclamped.range[0] + b)
+            for v in left.keys() & right.keys():
+                if left[v] == right[v]:
+                    given = ", ".join(sorted(left[v])) or "nothing"
+                    raise ValueError(
+                        f"both chains end on {v} given {given}: the critic would be blind to that conditional; "
+                        f"let one of them draw {v} earlier, or given other neighbours"
+                    )

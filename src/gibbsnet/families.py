@@ -1,0 +1,186 @@
+r"""Families of distributions: natural parameters -> torch Distribution.
+
+A family turns the sum of a prior and of its neighbours' messages, eta = eta_prior + sum_u natural(message_u), into a
+distribution, and draws from it with the noise it is handed:
+
+    Gaussian     eta = (mu / sigma^2, 1 / sigma^2)      messages multiply as experts
+    Pixels       eta = atanh(mean), fixed small noise
+    Points       eta = mean, fixed small noise
+    Bernoulli    eta = logit                            straight-through gradient
+    Categorical  eta = logits                           straight-through gradient
+
+Silence, eta = eta_prior, is the prior. Parameters lie along dimension 1: shape (B, k * C, ...) for values (B, C, ...).
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
+from torch.nn.functional import one_hot, softplus
+
+from .noise import Noise
+
+
+class Family:
+    """What every family answers; the defaults are those of a family whose one parameter is its natural one."""
+
+    def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of eta, without the batch, for a value of this shape."""
+        return shape
+
+    def prior(self, shape: tuple[int, ...]) -> Tensor:
+        """eta of a variable to which nobody speaks, shape `parameters(shape)`."""
+        return torch.zeros(self.parameters(shape))
+
+    def natural(self, message: Tensor) -> Tensor:
+        """A message as a summand of eta."""
+        return message
+
+    def fit(self, mean: Tensor) -> Tensor:
+        """The prior eta whose mean is `mean`, where the family's prior may be fitted to data."""
+        raise ValueError(f"the prior of {type(self).__name__} is fixed: it cannot be fitted to data")
+
+    def distribution(self, eta: Tensor) -> Distribution:
+        """The torch Distribution of values (B, *shape); the batch is its only batch dimension."""
+        raise NotImplementedError
+
+    def draw(self, eta: Tensor, noise: Noise) -> Tensor:
+        """One reparametrised (or straight-through) draw."""
+        raise NotImplementedError
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """The distribution's mean, shape (B, *shape)."""
+        return self.distribution(eta).mean
+
+
+def _independent(distribution: Distribution) -> Distribution:
+    return Independent(distribution, len(distribution.batch_shape) - 1)
+
+
+class Gaussian(Family):
+    r"""A Gaussian latent with prior N(0, 1), bounded in mean and in scale.
+
+        lambda = 1 + R tanh(s / R),  s = sum_u softplus(b_u),  R = 1 / floor^2 - 1      => floor <= sigma <= 1
+        mu     = c tanh(sum_u a_u / (c lambda))                                         => |mu| <= c
+
+    For c, R -> infinity this is the exact product of the experts. The bounds keep the chain from blowing up (the scale of z is
+    free in GibbsNet and grows to escape the penalty) and from freezing (sigma -> 0 stops mixing).
+
+    Arguments:
+        floor: least standard deviation, in (0, 1].
+        bound: greatest absolute mean, > 0 and finite.
+    """
+
+    def __init__(self, floor: float = 0.5, bound: float = 3.0):
+        if not 0 < floor <= 1:
+            raise ValueError(f"a Gaussian's floor must lie in (0, 1], its prior's scale: got {floor}")
+        if not 0 < bound < float("inf"):
+            raise ValueError(f"a Gaussian's bound must be positive and finite: got {bound}")
+        self.floor, self.bound = floor, bound
+
+    def parameters(self, shape):
+        return (2 * shape[0], *shape[1:])
+
+    def prior(self, shape):
+        return torch.cat([torch.zeros(shape), torch.ones(shape)])
+
+    def natural(self, message):
+        a, b = message.chunk(2, dim=1)
+        return torch.cat([a, softplus(b)], dim=1)
+
+    def moments(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, sigma), each (B, *shape)."""
+        a, precision = eta.chunk(2, dim=1)
+        room = 1 / self.floor**2 - 1
+        said = (precision - 1).clamp_min(0)  # a learned prior might say less than nothing
+        precision = 1 + room * torch.tanh(said / room) if room else torch.ones_like(precision)
+        return self.bound * torch.tanh(a / (self.bound * precision)), precision.rsqrt()
+
+    def distribution(self, eta):
+        return _independent(Normal(*self.moments(eta)))
+
+    def draw(self, eta, noise):
+        mu, sigma = self.moments(eta)
+        return mu + sigma * noise.normal(mu.shape, mu.dtype)
+
+
+class Points(Family):
+    """Real vectors: Normal(eta, scale), scale > 0 fixed."""
+
+    def __init__(self, scale: float = 0.01):
+        if not scale > 0:
+            raise ValueError(f"scale must be positive: got {scale}")
+        self.scale = scale
+
+    def fit(self, mean):
+        return mean.clone()
+
+    def location(self, eta: Tensor) -> Tensor:
+        """The mean of x given eta."""
+        return eta
+
+    def distribution(self, eta):
+        location = self.location(eta)
+        return _independent(Normal(location, torch.full_like(location, self.scale)))
+
+    def draw(self, eta, noise):
+        location = self.location(eta)
+        return location + self.scale * noise.normal(location.shape, location.dtype)
+
+
+class Pixels(Points):
+    r"""Images in [-1, 1]: Normal(tanh(eta), scale).
+
+    The scale stands for the dequantisation noise of real pixels, (2 / levels) / sqrt(12), which no generator of fewer
+    dimensions than there are pixels can imitate.
+    """
+
+    def fit(self, mean):
+        return torch.atanh(mean.clamp(-0.99, 0.99))
+
+    def location(self, eta):
+        return torch.tanh(eta)
+
+
+class Bernoulli(Family):
+    """Bits in {0, 1}; the gradient of a draw is that of its probability (straight-through)."""
+
+    def fit(self, mean):
+        return torch.logit(mean.clamp(0.01, 0.99))
+
+    def distribution(self, eta):
+        return _independent(TorchBernoulli(logits=eta))
+
+    def draw(self, eta, noise):
+        p = torch.sigmoid(eta)
+        bits = (noise.uniform(p.shape, p.dtype) < p).to(p.dtype)
+        return bits + (p - p.detach())
+
+
+class Categorical(Family):
+    """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through)."""
+
+    def distribution(self, eta):
+        return OneHotCategorical(logits=eta)
+
+    def draw(self, eta, noise):
+        p = torch.softmax(eta, dim=1)
+        gumbel = -torch.log(-torch.log(noise.uniform(eta.shape, eta.dtype).clamp_min(torch.finfo(eta.dtype).tiny)))
+        choice = one_hot((eta + gumbel).argmax(1), eta.shape[1]).to(p.dtype)
+        return choice + (p - p.detach())
+
+
+FAMILIES = {
+    "gaussian": Gaussian,
+    "points": Points,
+    "pixels": Pixels,
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+}
+
+
+def build_family(kind: str, **options) -> Family:
+    """A family by name.  Raises ValueError with the names there are."""
+    if kind not in FAMILIES:
+        raise ValueError(f"unknown family {kind!r}: expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[kind](**options)

@@ -1,0 +1,54 @@
+r"""Randomness without state.
+
+Every draw comes from a generator keyed by plain values such as (seed, step, purpose), so that the noise of a step is a pure
+function of its key: a resumed run needs no generator state. Draws are made for the *global* batch, and each rank takes its
+slice, so that one process and K processes see the same noise.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed, a pure function of the key and of nothing else (SHA-256 of its parts)."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Noise:
+    """A sequence of draws named by a key.
+
+    Arguments:
+        key: integers and strings, e.g. (seed, step, "chain").
+        device: where the draws are made; CPU and CUDA generators give different numbers for one key.
+        rank, ranks: this process's place among the processes that share the global batch.
+    """
+
+    def __init__(self, *key: int | str, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1):
+        self.key, self.device = key, torch.device(device)
+        self.rank, self.ranks = rank, ranks
+        self.generator = torch.Generator(self.device).manual_seed(seed_of(*key))
+
+    def at(self, *key: int | str) -> "Noise":
+        """The noise of a part, e.g. `noise.at("clamped", 3)`: independent of what was drawn here before."""
+        return Noise(*self.key, *key, device=self.device, rank=self.rank, ranks=self.ranks)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal draws; `shape[0]` is the local batch."""
+        return self._local(torch.randn, shape, dtype)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform draws in [0, 1); `shape[0]` is the local batch."""
+        return self._local(torch.rand, shape, dtype)
+
+    def integer(self, low: int, high: int) -> int:
+        """One integer in low..high inclusive, the same on every rank."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
+
+    def _local(self, draw, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        batch, *rest = shape
+        everyone = draw(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
+        return everyone[self.rank * batch : (self.rank + 1) * batch]

@@ -1,0 +1,42 @@
+"""Every test works in a folder of its own, one thread, and without a network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gibbsnet.classifier import save_judge, train_judge
+from gibbsnet.data import load
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """The working directory, W&B's folders and nobody's credentials."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def judges(tmp_path_factory) -> Path:
+    """A folder with the judge of digits."""
+    folder = tmp_path_factory.mktemp("judges")
+    save_judge(*train_judge(load("digits"), log=lambda line: None), folder / "digits.pt")
+    return folder
+
+
+@pytest.fixture
+def quick(judges) -> list[str]:
+    """Settings for a training of seconds."""
+    return ["steps=20", "every.log=5", "every.validate=10", "every.checkpoint=10", "tracking.mode=disabled", f"judges={judges}",
+            "trainer.accelerator=cpu", "trainer.progress=false", "evaluation.samples=500", "evaluation.steps=[0,1]"]  # fmt: skip

@@ -1,0 +1,288 @@
+"""The claims of the papers: exact on enumerated tables, and on the code that is trained."""
+
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import leaky_relu, softplus
+
+from gibbsnet.chain import Chain
+from gibbsnet.graph import Conditional, Critic
+from gibbsnet.noise import Noise
+from tests.models import critics, graph, module, normal, rows, tabled, tv, unclamped_laws
+
+SEEDS = range(20)
+
+
+def world(seed, x=4, z=3, sharp=1.0):
+    """Random q(x), q(z|x); J = q(x) q(z|x); the p(x|z) and the law of z that belong to J."""
+    rng = np.random.default_rng(seed)
+    qx, q = rows(rng, x, sharp=sharp), rows(rng, x, z, sharp=sharp)
+    joint = qx[:, None] * q
+    return rng, qx, q, joint, (joint / joint.sum(0)).T, joint.sum(0)
+
+
+def kernel(q, p):
+    """z -> z of one sweep."""
+    return p @ q
+
+
+# 1: what is right stays right
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_1_a_joint_that_is_reached_is_kept(seed):
+    rng, _, q, joint, p, r = world(seed)
+    assert all(tv(law, joint) < 1e-14 for law in unclamped_laws(q, p, r, 10))
+    assert tv(unclamped_laws(q, rows(rng, *p.shape), r, 1)[1], joint) > 1e-3
+
+
+# 2: it degrades gracefully, and no more gracefully than claimed
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_2_errors_grow_at_most_linearly(k):
+    worst = 0
+    for seed in range(300):
+        rng, _, q, joint, p, r = world(seed, 3, 3, sharp=2.0)
+        p, r = (p, rows(rng, 3)) if seed % 2 else (0.7 * p + 0.3 * rows(rng, 3, 3), r)
+        laws = unclamped_laws(q, p, r, k)
+        worst = max(worst, tv(laws[k], joint) / tv(laws[0], joint))
+    assert worst <= 1 + 2 * k
+
+
+@pytest.mark.parametrize("k, reached", [(1, 2.9), (2, 4.7), (3, 6.4)])
+def test_2_the_bound_is_nearly_attained(k, reached):
+    """By climbing TV(P_k, J) / TV(P_0, J) over 3 x 3 tables from many places at once."""
+    torch.manual_seed(0)
+    tables = [3 * torch.randn(64, *shape, dtype=torch.float64) for shape in ((3,), (3, 3), (3, 3), (3,))]
+    tables = [table.requires_grad_() for table in tables]
+    optimizer = torch.optim.Adam(tables, lr=0.1)
+    best = 0
+    for _ in range(500):
+        qx, q, p, r = (table.softmax(-1) for table in tables)
+        joint, distances = qx[:, :, None] * q, []
+        for _ in range(k + 1):
+            law = p.mT * r[:, None, :]
+            distances.append((law - joint).abs().sum((1, 2)) / 2)
+            r = (law.sum(2)[:, None, :] @ q)[:, 0]
+        ratio = distances[-1] / distances[0].clamp_min(1e-9)
+        best = max(best, float(ratio.detach().max()))
+        optimizer.zero_grad()
+        (-ratio.log().sum()).backward()
+        optimizer.step()
+    assert reached < best <= 1 + 2 * k + 1e-6
+
+
+# 2b: the approach is geometric
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_2b_the_approach_is_geometric(seed):
+    rng, _, q, joint, p, _ = world(seed, sharp=3.0)
+    first, second = np.sort(np.abs(np.linalg.eigvals(kernel(q, p))))[::-1][:2]
+    distances = [tv(law, joint) for law in unclamped_laws(q, p, rows(rng, 3), 40)]
+    assert first == pytest.approx(1) and all(b <= a + 1e-12 for a, b in pairwise(distances))
+    steps = [i for i in range(15, 40) if distances[i] > 1e-10]
+    assert all(distances[i] / distances[i - 1] == pytest.approx(second, rel=0.02) for i in steps[5:])
+
+
+def test_2b_faithful_codes_mix_slowly():
+    """A short chain from the prior then ends near the prior: q(z) is pulled there."""
+    second, left = [], []
+    for noise in (0.3, 0.1, 0.01):
+        q = (1 - noise) * np.eye(3) + noise / 3
+        joint = np.array([0.6, 0.3, 0.1])[:, None] * q
+        p = (joint / joint.sum(0)).T
+        second.append(np.sort(np.abs(np.linalg.eigvals(kernel(q, p))))[1])
+        prior = np.full(3, 1 / 3)
+        left.append(tv(unclamped_laws(q, p, prior, 3)[3], joint) / tv(p.T * prior, joint))
+    assert second == sorted(second) and second[-1] > 0.95
+    assert left == sorted(left) and left[-1] > 0.9
+
+
+# 3, 4, 5: what is needed
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_3_another_encoder_in_the_chain_leaves_the_joint(seed):
+    rng, _, q, joint, p, r = world(seed)
+    other = unclamped_laws(rows(rng, *q.shape), p, r, 50)
+    assert tv(other[0], joint) < 1e-14 and tv(other[50], joint) > 0.01
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_4_a_marginal_score_cannot_test_the_claim(seed):
+    _, qx, q, joint, p, r = world(seed)
+    for law in unclamped_laws(q, np.tile(qx, (len(p), 1)), r, 5):
+        assert tv(law.sum(1), qx) < 1e-14 and tv(law, joint) > 0.02
+
+
+def test_5_without_noise_nothing_is_recovered():
+    q = np.eye(3)[[1, 2, 0]]
+    joint = q / 3
+    p, wrong = (joint / joint.sum(0)).T, np.array([0.8, 0.1, 0.1])
+    assert {round(tv(law, joint), 12) for law in unclamped_laws(q, p, wrong, 30)} == {round(7 / 15, 12)}
+    # Yet from the right start this frozen chain "stays", without ever going anywhere.
+    assert tv(unclamped_laws(q, p, joint.sum(0), 30)[-1], joint) < 1e-14
+    assert (q @ p == np.eye(3)).all()
+    noisy = 0.9 * q + 0.1 / 3
+    joint = noisy / 3
+    assert tv(unclamped_laws(noisy, (joint / joint.sum(0)).T, wrong, 60)[-1], joint) < 1e-3
+
+
+def test_the_pairing_trap_on_tables():
+    """A pair that ends on q says nothing of p."""
+    rng, _, q, joint, p, r = world(0)
+    for decoder in (p, rows(rng, *p.shape)):
+        pair = unclamped_laws(q, decoder, r, 2)[2].sum(1)[:, None] * q
+        assert np.allclose(pair / pair.sum(1, keepdims=True), joint / joint.sum(1, keepdims=True))
+
+
+# The chain that is trained has those laws
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_chain_has_the_enumerated_law(right):
+    rng, _, q, joint, p, r = world(3)
+    p, r = (p, r) if right else (rows(rng, *p.shape), rows(rng, *r.shape))
+    n, laws = 20000, unclamped_laws(q, p, r, 5)
+    g = tabled(q, p, r)
+    states = Chain(["z", "x"], ["z", "x"], 5).trajectory(g, Noise(0), batch=n)
+    gates = []
+    for law, state in zip(laws, states, strict=False):
+        drawn = (state["x"].mT @ state["z"]).numpy() / n
+        assert (np.abs(drawn - law) < 5 * np.sqrt(law / n)).all()
+        gates.append((np.abs(drawn - joint) < 5 * np.sqrt(joint / n)).all())
+    assert all(gates) == right
+
+
+# 6: without sweeps it is ALI, and HALI, as one writes them in plain torch
+
+
+def dense(net, x):
+    """Layers with leaky rectifiers between them, by hand."""
+    weights = list(net.parameters())
+    for w, b in zip(weights[0:-2:2], weights[1:-2:2], strict=True):
+        x = leaky_relu(x @ w.T + b, 0.2)
+    return x @ weights[-2].T + weights[-1]
+
+
+def gaussian(a, b, noise, floor=0.1, bound=3.0):
+    room = 1 / floor**2 - 1
+    precision = 1 + room * torch.tanh(softplus(b) / room)
+    return bound * torch.tanh(a / (bound * precision)) + noise.normal(a.shape, a.dtype) / precision.sqrt()
+
+
+def judged(critic, values):
+    hidden = sum(dense(critic.messages[v], value) for v, value in values.items())
+    return dense(critic.head, leaky_relu(hidden, 0.2))[:, 0]
+
+
+def written_by_hand(m, x, noise):
+    """Losses and gradients of both players of (H)ALI; q goes up from x, p down from the topmost latent."""
+    g, d = m.graph, m.critics["joint"]
+    up, levels = noise.at("clamped").at(0), ["x", *m.latents]
+    real = {"x": x}
+    for below, v in pairwise(levels):
+        real[v] = gaussian(*dense(g[v].messages[below], real[below]).chunk(2, 1), up)
+    down = noise.at("unclamped").at(0)
+    fake = {levels[-1]: down.normal((len(x), *g[levels[-1]].shape), torch.float64)}
+    for v, above in list(pairwise(levels))[::-1]:
+        said = dense(g[v].messages[above], fake[above])
+        fake[v] = (
+            gaussian(*said.chunk(2, 1), down)
+            if v != "x"
+            else g["x"].prior + said + 0.01 * down.normal(said.shape, said.dtype)
+        )
+    losses = {
+        "loss_critic": (softplus(-judged(d, real)) + softplus(judged(d, fake))).mean(),
+        "loss_graph": (softplus(judged(d, real)) + softplus(-judged(d, fake))).mean(),
+    }
+    penalty = 0
+    for state in (real, fake):
+        ends = {v: value.detach().requires_grad_() for v, value in state.items()}
+        for slope in torch.autograd.grad(judged(d, ends).sum(), list(ends.values()), create_graph=True):
+            penalty = penalty + 0.3 / 2 * slope.square().sum(1).mean()
+    graph_grads = torch.autograd.grad(losses["loss_graph"], free(g), retain_graph=True, allow_unused=True)
+    return losses, graph_grads, torch.autograd.grad(losses["loss_critic"] + penalty, free(d))
+
+
+def free(net):
+    return [p for p in net.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("model", ["ali", "hali", "hali3"])
+def test_6_without_sweeps_it_is_ali(model):
+    m, x, noise = module(model), normal(7, 2), Noise(0, 5, "train")
+    outcome = m.play({"x": x}, noise)
+    losses, graph_grads, critic_grads = written_by_hand(m, x, noise)
+    for name, loss in losses.items():
+        assert torch.allclose(outcome.diagnostics[name], loss, rtol=1e-12)
+    for mine, theirs in ((outcome.graph, graph_grads), (outcome.critic, critic_grads)):
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) and a.any() for a, b in zip(mine, theirs, strict=True))
+
+
+def test_6_gibbsnet_without_sweeps_is_ali():
+    ali, gibbs = module("ali"), module("gibbsnet", "ring", "chains.unclamped.steps=0")
+    batch = {"x": normal(7, 2)}
+    a, b, c = (m.play(batch, Noise(0)) for m in (ali, gibbs, module("gibbsnet", "ring", "chains.unclamped.steps=1")))
+    assert all(torch.equal(x, y) for x, y in zip(a.graph + a.critic, b.graph + b.critic, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(a.graph, c.graph, strict=True))
+
+
+# 7 and 8: D's z is the chain's z, paired with the x that it produced, and its gradient goes through the decoder
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_7_the_critic_reads_the_chain(monkeypatch, steps):
+    m = module("gibbsnet", "ring", f"chains.unclamped.steps={steps}")
+    draws, scored, draw, forward = [], [], Conditional.draw, Critic.forward
+
+    def spy(self, state, batch, noise, audible={}):
+        draws.append((dict(state), draw(self, state, batch, noise, audible)))
+        return draws[-1][1]
+
+    monkeypatch.setattr(Conditional, "draw", spy)
+    monkeypatch.setattr(
+        Critic, "forward", lambda self, state, audible={}: (scored.append(state), forward(self, state))[1]
+    )
+    x = normal(5, 2)
+    m.play({"x": x}, Noise(0))
+    (heard, z), *chain = draws
+    assert len(scored) == 1 and len(chain) == 2 * (steps + 1)
+    assert torch.equal(scored[0]["x"][:5], x) and torch.equal(scored[0]["z"][:5], z) and heard["x"] is x
+    assert torch.equal(scored[0]["z"][5:], chain[-2][1]) and torch.equal(scored[0]["x"][5:], chain[-1][1])
+    # Every draw heard the draw before it, and the last but one is no fresh noise: it heard an x of the chain.
+    assert not chain[0][0]
+    for (heard, _), (_, before) in zip(chain[1:], chain, strict=False):
+        assert any(value is before for value in heard.values())
+    # x is what the decoder makes of z (the noise in x is .01), and of no other z.
+    made = m.graph["x"].mean({"z": scored[0]["z"][5:]}, 5)
+    assert (made - scored[0]["x"][5:]).abs().max() < 0.06
+    z_from_last_x = m.graph["z"].mean({"x": chain[-3][1]}, 5)
+    assert not torch.allclose(z_from_last_x, torch.zeros(()).double(), atol=1e-3)
+
+
+def test_8_the_chain_s_loss_reaches_the_encoder_through_the_decoder():
+    """A critic of x alone has no other way to the encoder, and without a sweep or with one draw's span no way at all."""
+    g, judge = graph(), critics(hears={"local": ["x"]})["local"]
+    encoder, decoder = free(g["z"]), free(g["x"])
+    for steps, span, reached in [(0, 3, False), (1, 1, False), (1, 2, True), (2, 3, True), (3, 3, True)]:
+        x = Chain(["z", "x"], ["z", "x"], steps, span).run(g, Noise(0), batch=5)["x"]
+        slopes = torch.autograd.grad(softplus(-judge({"x": x})).mean(), encoder + decoder, allow_unused=True)
+        assert all(slope is not None and slope.any() for slope in slopes[len(encoder) :])
+        assert all((slope is not None) == reached for slope in slopes[: len(encoder)])
+
+
+def test_8_nothing_reaches_the_steps_before_the_truncation():
+    """The gradient is that of a chain that begins there: where it began changes nothing."""
+    g = graph()
+    long = Chain(["z", "x"], ["z", "x"], 3, grad_draws=2)
+    noise = Noise(0)
+    before = next(islice(long.trajectory(g, noise, batch=5), 2, None))
+    last = Chain(["z", "x"], ["z", "x"], 1, grad_draws=2).step(g, before, noise.at(3), grad=2)
+    whole = long.run(g, noise, batch=5)
+    slopes = [torch.autograd.grad((s["x"] * s["z"].sum(1, keepdim=True)).sum(), free(g)) for s in (last, whole)]
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(*slopes, strict=True))
