@@ -1,0 +1,353 @@
+r"""LightningModules.  `GibbsNet` does the work; `ALI` and `HALI` are GibbsNets whose chains are checked to be theirs.
+
+Both players' gradients come from one graph of computation (`game`) and are applied by one Adam with two parameter groups, so
+that Lightning's `global_step` counts batches.  Gradients are averaged over ranks here: nothing is left for DDP to find unused.
+
+    GibbsNet  Lamb et al. 2017, https://arxiv.org/abs/1712.04120
+    ALI       Dumoulin et al. 2016, https://arxiv.org/abs/1606.00704
+    HALI      Belghazi et al. 2018, https://arxiv.org/abs/1802.01071
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from .chain import Chain, Stance, check_pairing, parse
+from .game import Game, Outcome
+from .graph import Audible, Graph, State, build_critics, build_graph
+from .noise import Noise, seed_of
+
+DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
+
+
+def build_chain(
+    start, blocks=(), steps=0, grad_draws=3, mode: Mapping = {}, start_from_data=0.0, persistent=0.0
+) -> Chain:
+    """A chain from plain arguments; `mode` maps a variable to {"clamped": bool, "potency": float}."""
+    steps = steps if isinstance(steps, int) else tuple(steps)
+    stances = {v: Stance(**stance) for v, stance in mode.items()}
+    return Chain(tuple(start), tuple(blocks), steps, grad_draws, stances, start_from_data, persistent)
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Keys the global generator of this device, from which dropout draws."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for GPUs: a millisecond
+    else:
+        torch.manual_seed(seed)
+
+
+def anneal(step: int, steps: int, floor: float) -> float:
+    """Learning rate factor: 1 in the first half of training, then half a cosine down to `floor` at its end."""
+    done = min(max(2 * step / max(steps, 1) - 1, 0), 1)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+class GibbsNet(LightningModule):
+    """The joint p(x, z), learned by the game between a clamped and an unclamped chain of one graph.
+
+    Arguments (all plain values, so that a checkpoint describes itself and loads with `weights_only`):
+        graph: variables, see `build_graph`.
+        networks: what the messages' names stand for, see `build_message`.
+        critics: see `build_critics`.
+        chains: {"clamped": {...}, "unclamped": {...}}, see `build_chain`.
+        game: see `Game`.
+        optim: lr, lr_critic, betas, anneal (final learning rate factor), clip (greatest gradient norm per player, or null),
+            ema (decay per step).
+        steps: batches in the whole run (the annealing's end).
+        seed: of weights and noise.
+
+    Raises:
+        ValueError: if the description does not fit together, or some conditional would be invisible to every critic.
+    """
+
+    def __init__(
+        self,
+        graph: dict,
+        networks: dict,
+        critics: dict,
+        chains: dict,
+        game: dict,
+        optim: dict,
+        steps: int,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "weights"))
+            self.graph = build_graph(graph, networks)
+            self.critics = build_critics(critics, graph, networks)
+        self.clamped, self.unclamped = build_chain(**chains["clamped"]), build_chain(**chains["unclamped"])
+        self.game = Game(**game)
+        self.ema = AveragedModel(self.graph)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+        self.kept: State = {}  # where a persistent chain stands
+        self.diagnostics: dict[str, Tensor] = {}
+        self.check()
+
+    def check(self) -> None:
+        """Refuses chains that name unknown variables or hear along edges that are none, critics that read what a chain never
+        holds, and a game that some conditional is invisible to."""
+        for chain in (self.clamped, self.unclamped):
+            named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode)
+            if unknown := sorted(named - set(self.graph)):
+                raise ValueError(
+                    f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(self.graph)}"
+                )
+            for v, hears in (draw for block in chain.draws(1) for draw in block):
+                if deaf := sorted((hears or set()) - self.graph.neighbours(v) - {""}):
+                    raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
+            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.clamped
+            for name, critic in self.critics.items():
+                if absent := sorted(set(critic.messages) - held):
+                    raise ValueError(
+                        f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
+                    )
+        check_pairing(self.graph, self.clamped, self.unclamped)
+
+    # What the model is
+
+    @property
+    def N(self) -> int:
+        """Sweeps of the unclamped chain at which the model is scored: the most it was trained for."""
+        return self.unclamped.range[1]
+
+    @property
+    def latents(self) -> list[str]:
+        """Names of the latents, from x upward: the order in which the clamped chain first draws them."""
+        drawn = [v for block in self.clamped.draws(1) for v, _ in block if v not in self.clamped.clamped]
+        return list(dict.fromkeys(drawn))
+
+    @property
+    def images_seen(self) -> int:
+        return int(self.images)
+
+    # Training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        o = self.hparams.optim
+        players = [{"params": list(self.graph.parameters()), "lr": o["lr"], "base": o["lr"]},
+                   {"params": list(self.critics.parameters()), "lr": o["lr_critic"], "base": o["lr_critic"]}]  # fmt: skip
+        return torch.optim.Adam(players, betas=tuple(o["betas"]), fused=True)
+
+    def on_fit_start(self) -> None:
+        # Gradients are averaged by `_reduce`; DDP's own hooks would wait for a backward pass that never comes.
+        if hasattr(self.trainer.strategy.model, "require_backward_grad_sync"):
+            self.trainer.strategy.model.require_backward_grad_sync = False
+
+    def training_step(self, batch: State, batch_idx: int = 0) -> None:
+        step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
+        noise = self._noise(self.hparams.seed, step, "train")
+        _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
+        real, fake = self.pairs(batch, noise)
+        outcome = self.contest(real, fake, noise, step)
+        self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
+        self._update(outcome.graph, outcome.critic, step)
+        with torch.no_grad():
+            self._follow()
+            self.step += 1
+            self.images += noise.ranks * len(batch["x"])
+        self.diagnostics = outcome.diagnostics
+
+    def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
+        """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
+        return self.contest(*self.pairs(batch, noise), noise, step)
+
+    def pairs(self, batch: State, noise: Noise) -> tuple[State, State]:
+        """The last states of the clamped and of the unclamped chain."""
+        given, size = self._held(batch), len(batch["x"])
+        real = self.clamped.run(self.graph, noise.at("clamped"), given, batch=size)
+        held = {v: x for v, x in given.items() if v in self.unclamped.clamped}
+        kept = self._kept_here(noise, size)
+        return real, self.unclamped.run(self.graph, noise.at("unclamped"), held, batch=size, data=given, kept=kept)
+
+    def contest(self, real: State, fake: State, noise: Noise, step: int) -> Outcome:
+        """The game between two chains' last states."""
+        audible = self._audible(noise, len(real["x"]))
+        return self.game.play(self.critics, real, fake, *self._players, step, audible)
+
+    def _held(self, values: State) -> State:
+        """Those values that the clamped chain holds, in the weights' precision."""
+        dtype = self.graph["x"].prior.dtype
+        return {v: x.to(dtype) for v, x in values.items() if v in self.clamped.clamped}
+
+    def _kept_here(self, noise: Noise, size: int) -> State:
+        """This rank's part of the persistent chain; a chain of another size (a resumed run's batch) begins anew."""
+        kept = {v: x.to(self.device) for v, x in self.kept.items()}
+        if kept and len(kept["x"]) == size * noise.ranks > size:
+            kept = {v: x[noise.rank * size : (noise.rank + 1) * size] for v, x in kept.items()}
+        return kept if kept and len(kept["x"]) == size else {}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["kept"] = {v: self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.kept = checkpoint.get("kept", {})
+
+    @cached_property
+    def _players(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What the graph and what the critics may change; looking for it is a tenth of a small network's step."""
+        return tuple([p for p in net.parameters() if p.requires_grad] for net in (self.graph, self.critics))
+
+    def _audible(self, noise: Noise, size: int) -> Audible:
+        """A critic reads a variable where both chains heard it: hidden on one side, it is hidden on the other."""
+        sides = [
+            chain.last_audible(noise.at(name), size)
+            for name, chain in (("clamped", self.clamped), ("unclamped", self.unclamped))
+        ]
+        return {v: torch.stack([side[v] for side in sides if v in side]).all(0) for v in sides[0] | sides[1]}
+
+    def _update(self, graph: list[Tensor], critic: list[Tensor], step: int) -> None:
+        """Averages over ranks, clips, and lets both players step."""
+        optimizer, o = self.optimizers(), self.hparams.optim
+        for free, grads, group in zip(self._players, (graph, critic), optimizer.param_groups, strict=True):
+            for p, g in zip(free, self._reduce(grads), strict=True):
+                p.grad = g
+            if o.get("clip"):
+                torch.nn.utils.clip_grad_norm_(free, o["clip"])
+            group["lr"] = group["base"] * anneal(step, self.hparams.steps, o["anneal"])
+        optimizer.step()
+
+    def _reduce(self, grads: list[Tensor]) -> list[Tensor]:
+        """The mean over ranks, in one message."""
+        if self.trainer.world_size == 1 or not grads:
+            return grads
+        flat = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in grads]), reduce_op="mean")
+        return [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
+
+    def _follow(self) -> None:
+        """Exponential moving average whose horizon grows with the run until it reaches the decay's.
+
+        It is AveragedModel's `update_parameters` over lists made once, without a look at a counter that may lie on a GPU.
+        """
+        n = self.ema.n_averaged.to(torch.float64)
+        weight = torch.clamp_min(9 / (10 + n), 1 - self.hparams.optim["ema"]).where(n > 0, 1)
+        averaged, current = self._averages
+        torch._foreach_lerp_(averaged, current, weight.to(averaged[0].dtype))
+        for kept, buffer in zip(self.ema.module.buffers(), self.graph.buffers(), strict=True):
+            kept.copy_(buffer)
+        self.ema.n_averaged += 1
+
+    @cached_property
+    def _averages(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The averaged parameters and the present ones."""
+        return tuple(list(net.parameters()) for net in (self.ema.module, self.graph))
+
+    def _noise(self, *key: int | str) -> Noise:
+        trainer = self._trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer and trainer.training else (0, 1)
+        return Noise(*key, device=self.device, rank=rank, ranks=ranks)
+
+    def start_from(self, mean: Tensor) -> None:
+        """Sets x's learned prior to the data's mean, shape of x: every conditional begins there."""
+        x = self.graph["x"]
+        if x.prior.requires_grad:
+            for conditional in (x, self.ema.module["x"]):
+                conditional.prior.data.copy_(x.family.fit(mean))
+
+    # Sampling: with the averaged weights, without gradient, keyed by the seed alone
+
+    def trajectory(self, batch: int, seed: int, given: State = {}, seen: State = {}) -> Iterator[State]:
+        """States i = 0, 1, 2, ... of `batch` unclamped chains, without end; `given` are values to start from."""
+        yield from self.unclamped.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
+
+    @torch.no_grad()
+    def infer(self, given: State, seed: int) -> State:
+        """The clamped chain's last state; `given` = {"x": images}."""
+        given = self._held(given)
+        return self.clamped.run(self._ready(), self._keyed(seed, "infer"), given, batch=len(given["x"]))
+
+    @torch.no_grad()
+    def posterior_mean(self, given: State, latent: str, seed: int) -> Tensor:
+        """E[latent | given], shape (B, *): exact where one conditional gives it, else the mean of 16 clamped draws."""
+        given = self._held(given)
+        conditional, first = self._ready()[latent], parse(self.clamped.start[0])
+        if self.clamped.range[1] == 0 and latent in dict(first):
+            return conditional.mean(given, len(given["x"]))
+        draws = [self.infer(given, seed_of(seed, k))[latent] for k in range(DRAWS_FOR_MEAN)]
+        return torch.stack(draws).mean(0)
+
+    @torch.no_grad()
+    def reconstruct(self, state: State, latent: str, seed: int) -> Tensor:
+        """x' drawn downward from `latent` alone, shape of x."""
+        order = [v for block in self.unclamped.start for v, _ in parse(block)]
+        below = order[order.index(latent) + 1 :] if latent in order else ["x"]
+        return self._down({latent: state[latent]}, below, self._keyed(seed, "reconstruct"))["x"]
+
+    @torch.no_grad()
+    def decode(self, state: State, seed: int) -> Tensor:
+        """x given the latents in `state`; those that are missing are drawn downward from those that are there."""
+        order = [v for block in self.unclamped.start for v, _ in parse(block)]
+        there = [k for k, v in enumerate(order) if v in state and v != "x"]
+        below = [v for v in order[min(there) :] if v not in state or v == "x"]
+        return self._down({v: u for v, u in state.items() if v in self.latents}, below, self._keyed(seed, "decode"))[
+            "x"
+        ]
+
+    def _down(self, state: State, names: list[str], noise: Noise) -> State:
+        graph, batch = self._ready(), len(next(iter(state.values())))
+        for v in names:
+            state = state | graph.draw([v], state, batch, noise)
+        return state
+
+    def _ready(self) -> Graph:
+        return self.ema.module.eval()
+
+    def _keyed(self, seed: int, purpose: str) -> Noise:
+        return Noise(self.hparams.seed, seed, purpose, device=self.device)
+
+
+class ALI(GibbsNet):
+    """GibbsNet without further sweeps and with one latent level: q(z|x) q(x) against p(x|z) p(z)."""
+
+    def check(self) -> None:
+        super().check()
+        _refuse_sweeps("ALI", self)
+        if len(self.latents) != 1:
+            raise ValueError(f"ALI has one latent, not {len(self.latents)} ({', '.join(self.latents)}): see HALI")
+
+
+class HALI(GibbsNet):
+    """Directed and hierarchical: q(x) prod_l q(z_l | z_{l-1}) against p(z_L) prod_l p(z_{l-1} | z_l)."""
+
+    def check(self) -> None:
+        super().check()
+        _refuse_sweeps("HALI", self)
+        if len(self.latents) < 2:
+            raise ValueError(f"HALI has two latents or more, not {len(self.latents)}: see ALI")
+
+
+def _refuse_sweeps(name: str, module: GibbsNet) -> None:
+    if module.clamped.range[1] or module.unclamped.range[1]:
+        raise ValueError(f"{name} is trained without further sweeps: chains.*.steps must be 0 (see GibbsNet)")
+
+
+MODELS = {"gibbsnet": GibbsNet, "ali": ALI, "hali": HALI}
+
+
+def build(config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
+    """The module that a resolved configuration describes, for data of this shape.
+
+    Raises:
+        ValueError: the configuration contradicts the data or itself.
+    """
+    graph = {v: dict(variable) for v, variable in config["graph"].items()}
+    if graph["x"]["shape"] not in (None, list(shape)):
+        raise ValueError(
+            f"data.shape={graph['x']['shape']}, but {config['data']['name']} has {list(shape)}: correct it or null"
+        )
+    graph["x"]["shape"] = list(shape)
+    networks = {name: network for name, network in config["network"].items() if name != "name"}
+    kind = config["model"]["kind"]
+    if kind not in MODELS:
+        raise ValueError(f"model.kind={kind}: expected one of {', '.join(MODELS)}")
+    rest = {key: config[key] for key in ("critics", "chains", "game", "optim", "steps", "seed")}
+    return MODELS[kind](graph=graph, networks=networks, **rest)

@@ -1,0 +1,74 @@
+"""One contract over every model x data configuration, and every YAML file loads and builds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from gibbsnet.config import choices, load
+from gibbsnet.modules import build
+from gibbsnet.noise import Noise
+
+SHAPES = {"digits": (1, 8, 8), "ring": (2,), "grid": (2,), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "svhn": (3, 32, 32),
+          "npz": (1, 12, 12), "folder": (3, 16, 16)}  # fmt: skip
+NETWORKS = {"conv28": "mnist", "conv32": "cifar10", "mlp": "npz"}
+
+
+def module_of(*settings, shape):
+    return build(load(list(settings)), shape)
+
+
+def check(module, shape, batch=2):
+    """Shapes; every parameter that may change takes part in the game; finite gradients; plain, loadable weights."""
+    x = Noise(0, "x").uniform((batch, *shape)) * 2 - 1
+    grads: dict[str, torch.Tensor] = {}
+    fixed = all(low == high for low, high in (module.clamped.range, module.unclamped.range))
+    for step in range(1 if fixed else 6):  # a chain of random length does not use every message in every game
+        outcome = module.play({"x": x}, Noise(step), 0)
+        names = [n for n, p in module.named_parameters() if p.requires_grad and n.startswith(("graph", "critics"))]
+        for name, g in zip(names, [*outcome.graph, *outcome.critic], strict=True):
+            assert torch.isfinite(g).all(), name
+            grads[name] = grads.get(name, 0) + g.abs().sum()
+    silent = [name for name, g in grads.items() if g == 0]
+    assert not silent, silent
+    state = next(iter(module.trajectory(batch, 0)))
+    assert state.keys() == set(module.graph) and state["x"].shape == x.shape
+    posterior = module.infer({"x": x}, 0)
+    assert torch.equal(posterior["x"], x)
+    for z in module.latents:
+        assert module.posterior_mean({"x": x}, z, 0).shape == posterior[z].shape
+        assert module.reconstruct(posterior, z, 0).shape == x.shape
+
+
+@pytest.mark.parametrize("data", choices("data"))
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_on_every_data_set(model, data):
+    check(module_of(f"model={model}", f"data={data}", shape=SHAPES[data]), SHAPES[data])
+
+
+@pytest.mark.parametrize("network", sorted(set(choices("network")) - {"ali_cifar", "ali_svhn", "mlp28", "points"}))
+def test_every_network_that_is_no_default(network):
+    data = NETWORKS[network]
+    check(module_of(f"network={network}", f"data={data}", shape=SHAPES[data]), SHAPES[data])
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_builds(experiment):
+    config = load([f"experiment={experiment}"])
+    assert config["experiment"] == experiment
+    assert set(build(config, SHAPES[config["data"]["name"]]).graph) == set(config["graph"])
+
+
+@pytest.mark.parametrize("group", ["trainer", "mode"])
+def test_every_trainer_and_mode_loads(group):
+    for name in choices(group):
+        build(load([f"{group}={name}"]), SHAPES["digits"])
+
+
+def test_no_yaml_file_is_left_out():
+    known = {Path(f"{group}/{name}.yaml") for group in ("model", "data", "network", "trainer", "mode", "experiment")
+             for name in choices(group)}  # fmt: skip
+    files = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    assert files - known == {Path("config.yaml")}
+    assert set(choices("data")) == set(SHAPES)
