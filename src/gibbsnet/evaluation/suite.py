@@ -1,0 +1,312 @@
+r"""A module and its data set to metrics.json.
+
+The module is used through `trajectory`, `infer`, `posterior_mean` and `reconstruct` alone, keyed by the seed: the same
+weights, seed and number of threads give the same numbers, bit for bit, on a CPU.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gibbsnet.classifier import Judge
+from gibbsnet.data import DataSet, Split
+from gibbsnet.evaluation.distances import JointDistance
+from gibbsnet.evaluation.inception import Extractor, find_inception, inception_scores, to_bytes
+from gibbsnet.evaluation.latents import non_gaussianity, probe_accuracy
+from gibbsnet.evaluation.references import Components, pixel_mse
+from gibbsnet.evaluation.scores import switch_rate
+from gibbsnet.evaluation.yardsticks import Judged, Look, Points, Yardstick, batches, yardstick
+from gibbsnet.noise import Noise, seed_of
+
+STEPS = (0, 1, 3, 10, 100, 1000)
+DRAWS = 10_000  # draws of z that a mixture is fitted to
+
+
+def evaluate(
+    module,
+    data: DataSet,
+    judge: Judge | None = None,
+    *,
+    seed: int = 0,
+    samples: int = 5000,
+    steps: Sequence[int] = STEPS,
+    untrained=None,
+    inception: Extractor | str | None = "find",
+    inception_samples: int = 50_000,
+    pairs: int = 2000,
+    batch: int = 1000,
+) -> dict:
+    """All scores of a module, as plain numbers in the layout of metrics.json; what is not finite is None.
+
+    Arguments:
+        module: a trained module (see docs/design.md for its methods).
+        data: its data set, or the DataModule that holds it; the test split is read here and nowhere else.
+        judge: the data set's classifier; without one, distances in pixels take the place of class scores.
+        seed: keys everything drawn here.
+        samples: chains, and so samples at every i; at least 10.
+        steps: the i at which the chain is scored; N is added.
+        untrained: a module of the same shape that was never trained, whose encoder is the probe's control.
+        inception: the extractor for the real Inception score and FID, None for none, "find" to look for it.
+        inception_samples: samples for those two alone.
+        pairs: n of the joint distance, at most `samples`.
+        batch: chains run side by side; the first batch gives the switch rate.
+
+    Returns:
+        {"samples", "chain", "latent", "reconstruction", "reference"}. What depends on a latent is below its name, also
+        in reference.pca and reference.untrained_encoder. reference.test.joint_distance is the band: 95 % of
+        real-against-real distances lie below it; joint_distance_shuffled, of real pairs with shuffled z, must not.
+
+    Raises:
+        ValueError: when there are fewer than 10 samples.
+    """
+    if samples < 10:
+        raise ValueError(f"evaluation.samples is {samples}: the class score needs at least 10")
+    data, pairs = getattr(data, "data", data), min(pairs, samples)
+    real, device = data.development, getattr(module, "device", torch.device("cpu"))
+    stick = yardstick(data, judge, real, seed, device, samples)
+    with torch.no_grad():
+        joint = JointDistance(clamped_pairs(module, stick, 2 * pairs, seed), seed)
+        watched = Watched(module, stick, {*steps, module.N}, samples, pairs, batch, seed)
+        reference = references(module, stick, samples, joint, untrained, seed)
+        at_n = stick.scores(watched.looks[module.N])
+        if "class_score" in at_n:  # from chance to what real images reach
+            at_n["class_score_ratio"] = (at_n["class_score"] - 1) / (reference["test"]["class_score"] - 1)
+            del at_n["classes"]
+        chain = {
+            str(i): stick.brief(look) | {"joint_distance": joint(watched.pairs(i))}
+            for i, look in sorted(watched.looks.items())
+        }
+        if watched.switching:
+            chain["switch_rate"] = switch_rate(watched.switching)
+        return plain(
+            {
+                "samples": at_n | real_inception(module, data, inception, inception_samples, batch, seed),
+                "chain": chain,
+                "latent": {z: latent_scores(module, stick, z, seed) for z in latents(module, stick)},
+                "reconstruction": {z: reconstruction(module, stick, z, seed) for z in latents(module, stick)},
+                "reference": reference,
+            }
+        )
+
+
+def validation_distance(
+    module, data: DataSet, judge: Judge | None = None, seed: int = 0, samples: int = 1000
+) -> dict[str, float]:
+    """A quick look at samples at i = N against the *validation* split, for choosing among checkpoints.
+
+    Returns:
+        "distance", always: the Frechet distance of the judge's features, else the sliced Wasserstein distance; inf when
+        the samples are not finite, which no minimum takes. Beside it the score under its own name, and classes or modes.
+    """
+    data = getattr(data, "data", data)
+    stick = _validation(data, judge, getattr(module, "device", torch.device("cpu")))
+    with torch.no_grad():
+        looks = [stick.look(x) for x in draws(module, samples, min(samples, 500), seed, "validation")]
+        scores = stick.quick(Look.join(looks))
+    return {name: value if math.isfinite(value) else math.inf for name, value in scores.items()}
+
+
+@lru_cache(maxsize=1)
+def _validation(data: DataSet, judge: Judge | None, device: torch.device) -> Yardstick:
+    return yardstick(data, judge, data.validation, 0, device)
+
+
+def sizes(n: int, batch: int) -> list[int]:
+    """n as batches of at most `batch`."""
+    return [len(part) for part in torch.arange(n).split(batch)]
+
+
+def draws(module, n: int, batch: int, seed: int, purpose: str) -> Iterator[Tensor]:
+    """n samples at i = N, in batches."""
+    for number, size in enumerate(sizes(n, batch)):
+        for i, state in enumerate(module.trajectory(size, seed_of(seed, purpose, number))):
+            if i == module.N:
+                yield state["x"]
+                break
+
+
+class Watched:
+    """Chains run once, and what was kept of them.
+
+    Attributes:
+        looks: at all samples, by i.
+        switching: class probabilities of the first batch of chains at i = N, N + 10, ..., the last i being the first
+            beyond 100; empty without classes.
+    """
+
+    def __init__(self, module, stick: Yardstick, wanted: set[int], samples: int, pairs: int, batch: int, seed: int):
+        self.looks: dict[int, Look] = {}
+        self.switching: list[Tensor] = []
+        self._latents: dict[int, list[list[Tensor]]] = {i: [] for i in wanted}
+        self._pairs = pairs
+        looks: dict[int, list[Look]] = {i: [] for i in wanted}
+        grid = [*range(module.N, max(module.N, 100) + 1, 10)]
+        grid = {*grid, grid[-1] + 10} if isinstance(stick, Judged | Points) else set()
+        kept = 0
+        for number, size in enumerate(sizes(samples, batch)):
+            switching = grid if number == 0 else set()
+            for i, state in enumerate(module.trajectory(size, seed_of(seed, "chain", number))):
+                if i in wanted or i in switching:
+                    look = stick.look(state["x"])
+                if i in switching:
+                    self.switching.append(look.probs)
+                if i in wanted:
+                    looks[i].append(look)
+                    if kept < pairs:
+                        self._latents[i].append([state[z].flatten(1).cpu() for z in latents(module, stick)])
+                if i == max(wanted | switching):
+                    break
+            kept += size
+        self.looks = {i: Look.join(parts) for i, parts in looks.items()}
+
+    def pairs(self, i: int) -> list[Tensor]:
+        """The first pairs at i: features of x, and each latent."""
+        parts = [torch.cat(part)[: self._pairs] for part in zip(*self._latents[i], strict=True)]
+        return [self.looks[i].features[: self._pairs], *parts]
+
+
+def latents(module, stick: Yardstick) -> list[str]:
+    """The names of the latents that are vectors: labels among the variables are no latents."""
+    return [z for z in module.latents if z != "y"]
+
+
+def inferred(module, stick: Yardstick, split: Split, n: int | None, seed: int, purpose: str) -> Iterator[dict]:
+    """The clamped chain's states for n examples of a split, in batches."""
+    for number, (x, _) in enumerate(batches(stick.data, split, (seed, purpose), n, stick.device)):
+        yield {"x": x} | module.infer({"x": x}, seed_of(seed, purpose, number))
+
+
+def clamped_pairs(module, stick: Yardstick, n: int, seed: int) -> list[Tensor]:
+    """n real pairs: features of x and each latent, (n, d) each.
+
+    x is drawn from the training split alone, the joint that the game is about: of a small data set the validation split
+    is far enough from it to leave the band. It is drawn *with* replacement, since halves of a sample without repetition
+    differ less from each other than n independent draws do.
+    """
+    train = stick.data.train
+    chosen = (Noise(seed, "pairs").uniform((n,)) * len(train)).long()
+    rows = []
+    for state in inferred(module, stick, train[chosen], n, seed, "pairs"):
+        rows.append(
+            [stick.look(state["x"]).features, *(state[z].flatten(1).cpu() for z in latents(module, stick))],
+        )
+    return [torch.cat(part) for part in zip(*rows, strict=True)]
+
+
+def latent_scores(module, stick: Yardstick, latent: str, seed: int) -> dict[str, float]:
+    """probe_accuracy (with labels) and non_gaussianity of one latent."""
+    fitted, held = (
+        torch.cat([s[latent].flatten(1).cpu() for s in inferred(module, stick, split, n, seed, f"z of {name}")])
+        for name, split, n in (
+            ("real", stick.real, DRAWS),
+            ("test", stick.data.test, min(DRAWS, 7 * len(stick.data.test))),
+        )
+    )
+    return probe(module, stick, latent, seed) | {"non_gaussianity": non_gaussianity(fitted, held)}
+
+
+def probe(module, stick: Yardstick, latent: str, seed: int) -> dict[str, float]:
+    """probe_accuracy of a module's posterior mean, development split to test split; nothing without labels."""
+
+    def codes(x: Tensor, number: int) -> Tensor:
+        return module.posterior_mean({"x": x}, latent, seed_of(seed, "probe", number)).flatten(1).cpu()
+
+    return probe_of(stick, codes, seed)
+
+
+def probe_of(stick: Yardstick, codes, seed: int) -> dict[str, float]:
+    """probe_accuracy of any codes(x, number of the batch) -> (B, d)."""
+    if stick.data.test.y is None:
+        return {}
+    sets = []
+    for name, split in (("real", stick.real), ("test", stick.data.test)):
+        parts = batches(stick.data, split, (seed, "probe", name), None, stick.device)
+        rows = [(codes(x, number), split.y[indices]) for number, (x, indices) in enumerate(parts)]
+        sets += [torch.cat(column) for column in zip(*rows, strict=True)]
+    return {"probe_accuracy": probe_accuracy(*sets)}
+
+
+def reconstruction(module, stick: Yardstick, latent: str, seed: int) -> dict[str, float]:
+    """mse (images) and same_class (where there are classes) of one draw up and one down, on test examples."""
+    states = list(inferred(module, stick, stick.data.test, None, seed, "reconstruction"))
+    again = [module.reconstruct(s, latent, seed_of(seed, "reconstruct", k)) for k, s in enumerate(states)]
+    return likeness(stick, torch.cat([s["x"] for s in states]), torch.cat(again))
+
+
+def likeness(stick: Yardstick, x: Tensor, y: Tensor) -> dict[str, float]:
+    """mse and same_class of examples and what stands for them, (n, *) each."""
+    scores = {} if stick.data.levels == 0 else {"mse": pixel_mse(x, y)}
+    pieces = [(stick.same_class(a, b), len(a)) for a, b in zip(x.split(500), y.split(500), strict=True)]
+    if pieces[0][0] is not None:
+        scores["same_class"] = sum(same * n for same, n in pieces) / len(x)
+    return scores
+
+
+def references(module, stick: Yardstick, samples: int, joint: JointDistance, untrained, seed: int) -> dict:
+    """What stands beside the model's scores: see `evaluate`."""
+    data = stick.data
+    test = stick.look_at(data.test, "test", samples)
+    result = {
+        "test": stick.scores(test, unique=min(samples, len(data.test)))
+        | {"joint_distance": joint.band(), "joint_distance_shuffled": joint.shuffled()}
+    }
+    if data.levels:
+        result |= image_references(module, stick, samples, seed)
+    if untrained is not None and data.test.y is not None:
+        result["untrained_encoder"] = {
+            z: probe(untrained.to(stick.device), stick, z, seed) for z in latents(module, stick)
+        }
+    return result
+
+
+def image_references(module, stick: Yardstick, samples: int, seed: int) -> dict:
+    """The Gaussian, the mean image, and principal components and raw pixels as codes."""
+    pixels = stick.pixels()
+    x = torch.cat([x for x, _ in batches(stick.data, stick.data.test, (seed, "reconstruction"))])
+    result = {
+        "gaussian": stick.scores(stick.gaussian(samples)),
+        "mean_image": likeness_on(stick, x, pixels.mean(dim=0).expand_as(x)),
+        "raw_pixels": probe_of(stick, lambda x, _: x.flatten(1).cpu(), seed),
+        "pca": {},
+    }
+    dims = {z: module.infer({"x": x[:1].to(stick.device)}, seed)[z].numel() for z in latents(module, stick)}
+    by_dim = {d: pca_scores(Components(pixels, d), stick, x, seed) for d in set(dims.values())}
+    result["pca"] = {z: by_dim[d] for z, d in dims.items()}
+    return {name: scores for name, scores in result.items() if scores}
+
+
+def pca_scores(components: Components, stick: Yardstick, x: Tensor, seed: int) -> dict[str, float]:
+    """What principal components keep of x, (n, C, H, W), and know of its class."""
+    kept = likeness_on(stick, x, components.reconstruct(x))
+    return kept | probe_of(stick, lambda x, _: components.codes(x), seed)
+
+
+def likeness_on(stick: Yardstick, x: Tensor, y: Tensor) -> dict[str, float]:
+    return likeness(stick, x.to(stick.device), y.to(stick.device, x.dtype))
+
+
+def real_inception(module, data: DataSet, extractor, n: int, batch: int, seed: int) -> dict[str, float]:
+    """inception_score, inception_score_std and fid of n samples against all of the training set; {} where they cannot be
+    had or mean nothing (other pixels than bytes)."""
+    if data.levels != 256:
+        return {}
+    if extractor == "find":
+        extractor = find_inception(device=getattr(module, "device", "cpu"))
+    if extractor is None:
+        return {}
+    samples = (to_bytes(x) for x in draws(module, n, min(batch, n), seed, "inception"))
+    real = (part.expand(-1, 3, -1, -1) for part in data.development.x.split(500))
+    return inception_scores(extractor, samples, real)
+
+
+def plain(value):
+    """Python numbers, dicts and None for what is not finite: what JSON can hold."""
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if value is None or isinstance(value, bool | int):
+        return value
+    value = float(value)
+    return value if math.isfinite(value) else None
