@@ -1,0 +1,59 @@
+"""Run folders to one page that lets a newcomer choose a model, and a table of its numbers."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gibbsnet.plots import write
+from gibbsnet.report.page import page
+from gibbsnet.report.runs import Run, find, read
+from gibbsnet.report.scores import compare, reference_spreads, rows, spreads
+
+COLUMNS = ("experiment", "data", "metric", "kind", "name", "seeds", "median", "lowest", "highest")
+
+
+def report(
+    folder: str | Path | None = "runs", out: str | Path = "reports", runs: Sequence[str | Path] | None = None
+) -> Path:
+    """Writes out/index.html, one page without external resources, and out/metrics.csv; returns the page's path.
+
+    Equal runs give equal bytes.
+
+    Arguments:
+        folder: every folder below it that holds a config.yaml is a run.
+        runs: run folders, or folders above them, in place of `folder`.
+
+    Raises ValueError if there is no run; runs that are unfinished or damaged are listed on the page with the reason.
+    """
+    folders = (
+        find(Path(folder)) if runs is None else sorted({f for run in runs for f in find(Path(run)) or [Path(run)]})
+    )
+    if not folders:
+        where = f"below {folder}" if runs is None else "in an empty list of runs"
+        raise ValueError(f"no run {where}: `python -m gibbsnet train model=gibbsnet data=digits` makes one")
+    found = sorted(map(read, folders), key=lambda run: (bool(run.damage), () if run.damage else run.key))
+    out = Path(out)
+    write(out / "metrics.csv", _csv([run for run in found if not run.damage]).encode())
+    write(out / "index.html", page(found).encode())
+    return out / "index.html"
+
+
+def _csv(runs: Sequence[Run]) -> str:
+    """The numbers of the page's tables, one per line and in full: `kind` tells models from references."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_lines(runs))
+    return text.getvalue()
+
+
+def _lines(runs: Sequence[Run]) -> Iterator[tuple]:
+    for comparison in compare(runs):
+        for row in rows(comparison):
+            for kind, found in (
+                ("model", spreads(comparison, row)),
+                ("reference", reference_spreads(comparison, row)),
+            ):
+                for name, (median, low, high, n) in found.items():
+                    yield comparison.experiment, comparison.data, "/".join(row), kind, name, n, median, low, high

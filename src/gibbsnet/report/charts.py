@@ -1,0 +1,173 @@
+"""Curves as SVG: scores over the steps of the chain, and the record of training."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from gibbsnet.plots import INK, MUTED, RULE
+from gibbsnet.report.runs import Run
+from gibbsnet.report.scores import Comparison, meaning, reference_spreads, spreads, steps
+
+OVER_STEPS = ("class_frechet_ratio", "class_score", "joint_distance", "share", "sliced_wasserstein")
+POINTS = 300  # per curve: more cannot be seen
+PANELS = 8
+
+# Okabe and Ito's colours without black and yellow, for lines on white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def colours(models: Sequence[str]) -> dict[str, str]:
+    """A colour for each model, the same in every chart of a page."""
+    return {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(sorted(models))}
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "gibbsnet"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
+    """Scores of the unclamped chain at its steps i: medians as lines, seeds as bands, references as dashes."""
+    at = steps(comparison)
+    shown = [name for name in OVER_STEPS if any(spreads(comparison, ("chain", str(i), name)) for i in at)]
+    if not shown or len(at) < 2:
+        return None
+    figure, axes = _panels(len(shown), columns=3)
+    for panel, name in zip(axes, shown, strict=True):
+        _title(panel, name)
+        _references(panel, comparison, name, at)
+        for model, color in palette.items():
+            _line(panel, comparison, model, name, at, color)
+        _steps_axis(panel, at)
+        _room_above(panel)
+    return figure
+
+
+def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str) -> None:
+    found = {i: spreads(comparison, ("chain", str(i), name)).get(model) for i in at}
+    found = {i: spread for i, spread in found.items() if spread}
+    x, values = [_place(i) for i in found], list(found.values())
+    panel.plot(x, [v.median for v in values], color=color, marker="o", markersize=3.5, linewidth=1.6, zorder=3)
+    if any(v.n > 1 for v in values):
+        panel.fill_between(x, [v.low for v in values], [v.high for v in values], color=color, alpha=0.15, linewidth=0)
+
+
+def _place(i: int) -> float:
+    """Where step i stands: logarithmic, with room for 0."""
+    return math.log10(i) if i else -0.6
+
+
+def _steps_axis(panel: Axes, at: Sequence[int]) -> None:
+    apart = [i for k, i in enumerate(at) if k == 0 or _place(i) - _place(at[k - 1]) > 0.25]
+    panel.xaxis.set_major_locator(FixedLocator([_place(i) for i in apart]))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticklabels([str(i) for i in apart])
+    panel.set_xlabel("step i of the chain", size=8, color=MUTED)
+    panel.set_xlim(_place(at[0]) - 0.15, _place(at[-1]) + 0.15)
+
+
+def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int]) -> None:
+    """Dashed lines with their names; for the joint distance also the band that cannot be told from real pairs."""
+    found = reference_spreads(comparison, ("chain", str(at[-1]), name)).items()
+    found = sorted((spread.median, reference) for reference, spread in found if math.isfinite(spread.median))
+    for k, (value, reference) in enumerate(found):
+        if (name, reference) == ("joint_distance", "test"):
+            panel.axhspan(0, value, color=RULE, alpha=0.5, linewidth=0, zorder=0)
+        panel.axhline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        # Neighbours that lie close together would write over each other: they write at opposite ends.
+        x, shift, end = ((1, -2, "right"), (0, 2, "left"))[k % 2]
+        panel.annotate(
+            reference.replace("_", " "), (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 2),
+            textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=4,
+        )  # fmt: skip
+
+
+def _room_above(panel: Axes) -> None:
+    low, high = panel.get_ylim()
+    panel.set_ylim(0 if 0 <= low < 0.25 * high else low, high + 0.06 * (high - low))
+
+
+def training(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
+    """What history.jsonl recorded, over images seen: a line per run, panels of equal names."""
+    names = recorded(comparison.runs)[:PANELS]
+    if not names:
+        return None
+    figure, axes = _panels(len(names), columns=4)
+    for panel, name in zip(axes, names, strict=True):
+        _title(panel, name)
+        for model, color in palette.items():
+            for run in comparison.models.get(model, []):
+                _record(panel, run, name, color)
+        panel.set_xlabel("images seen", size=8, color=MUTED)
+        panel.xaxis.set_major_formatter(FuncFormatter(_short))
+        panel.locator_params(axis="x", nbins=4)
+    return figure
+
+
+def recorded(runs: Sequence[Run]) -> list[str]:
+    """Names with two numbers or more in some run's history: scores first, then what training itself reports."""
+    found = {name for run in runs for row in run.history for name in row if len(_curve(run, name)[0]) > 1}
+    found -= {"step", "images_seen", "epoch"}
+    known = {name: k for k, name in enumerate(OVER_STEPS)}
+
+    def place(name: str):
+        leaf = name.split("/")[-1]
+        return name.startswith("train/"), known.get(leaf, len(known)), "loss" not in leaf, name
+
+    return sorted(found, key=place)
+
+
+def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
+    points = [(row.get("images_seen"), row.get(name)) for row in run.history]
+    points = [(x, y) for x, y in points if _is_number(x) and _is_number(y)]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _record(panel: Axes, run: Run, name: str, color: str) -> None:
+    x, y = _curve(run, name)
+    span = -(-len(x) // POINTS) or 1  # the mean of so many points is one
+    x, y = ([sum(v[k : k + span]) / len(v[k : k + span]) for k in range(0, len(v), span)] for v in (x, y))
+    panel.plot(x, y, color=color, linewidth=1.1, alpha=0.8)
+
+
+def _short(value: float, _=None) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
+def _panels(n: int, columns: int) -> tuple[Figure, list[Axes]]:
+    rows, width = -(-n // columns), 12
+    figure = Figure(figsize=(width, 2.7 * rows if columns < 4 else 2.15 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08, wspace=0.02)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(RULE)
+        panel.tick_params(colors=MUTED, labelsize=8, length=3, color=RULE)
+        panel.grid(axis="y", color=RULE, linewidth=0.5, alpha=0.6)
+    for panel in axes[n:]:
+        panel.set_visible(False)
+    return figure, axes[:n]
+
+
+def _title(panel: Axes, name: str) -> None:
+    arrow = {1: "  ↑", -1: "  ↓", 0: ""}[meaning((name.split("/")[-1],)).better]
+    panel.set_title(name + arrow, size=9.5, color=INK, loc="left")

@@ -1,0 +1,190 @@
+"""Run folders as they are found on disk: finished, unfinished, or damaged."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gibbsnet.config import CIRCUMSTANCES
+
+EXPECTED = ("metrics.json", "train.json", "history.jsonl", "figures")
+
+
+class Damaged(Exception):
+    """A file of a run that cannot be read; the message names it and says why."""
+
+
+@dataclass
+class Run:
+    """One run folder.
+
+    config: the resolved configuration. metrics, speed: contents of metrics.json and train.json, {} where missing. history:
+    rows of history.jsonl. figures: name -> PNG file. missing: what the folder lacks. damage: why the run is not used.
+    """
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Path] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    damage: str = ""
+
+    @property
+    def experiment(self) -> str:
+        return str(self.config.get("experiment") or "default")
+
+    @property
+    def data(self) -> str:
+        return str(self.config["data"]["name"])
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def key(self) -> tuple:
+        """Where the run stands among others; ties are broken by the folder."""
+        return self.experiment, self.data, self.model, self.seed, str(self.folder)
+
+
+def find(folder: Path) -> list[Path]:
+    """Folders below `folder` that hold a config.yaml, in order; those inside of a run folder (a tracker's) do not count."""
+    found = []
+    for path, inside, files in os.walk(folder):
+        if "config.yaml" in files:
+            found.append(Path(path))
+            inside.clear()
+    return sorted(found)
+
+
+def read(folder: Path) -> Run:
+    """The run in `folder`; what cannot be read is told in `damage`."""
+    run = Run(folder)
+    try:
+        run.config = _config(folder / "config.yaml")
+        run.metrics = _object(folder / "metrics.json")
+        run.speed = _object(folder / "train.json")
+        run.history = _history(folder / "history.jsonl")
+        run.figures = _figures(folder / "figures")
+    except Damaged as reason:
+        run.damage = str(reason)
+    run.missing = [name for name in EXPECTED if not (folder / name).exists()]
+    if not run.figures and "figures" not in run.missing:
+        run.missing.append("figures")
+    return run
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise Damaged("config.yaml is missing") from None
+    except Exception as reason:
+        raise Damaged(f"config.yaml: {_line(reason)}") from None
+    for group in ("model", "data"):
+        named = config.get(group) if isinstance(config, dict) else None
+        if not isinstance(named, dict) or "name" not in named:
+            raise Damaged(f"config.yaml has no {group}.name")
+    if not isinstance(config.get("seed"), int):
+        raise Damaged("config.yaml has no whole number as its seed")
+    return config
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as reason:
+        raise Damaged(f"{path.name}: {_line(reason)}") from None
+    if not isinstance(values, dict):
+        raise Damaged(f"{path.name} holds no object")
+    return values
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text().split("\n")
+    except (OSError, ValueError) as reason:
+        raise Damaged(f"{path.name}: {_line(reason)}") from None
+    # Whole lines end in a newline: what follows the last one is being written, or was when the run was killed.
+    return [_row(path.name, number, line) for number, line in enumerate(lines[:-1], 1)]
+
+
+def _row(name: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as reason:
+        raise Damaged(f"{name}, line {number}: {_line(reason)}") from None
+    if not isinstance(row, dict):
+        raise Damaged(f"{name}, line {number} holds no object")
+    return row
+
+
+def _figures(folder: Path) -> dict[str, Path]:
+    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    for path in files.values():
+        with path.open("rb") as file:
+            if file.read(8) != b"\x89PNG\r\n\x1a\n":
+                raise Damaged(f"figures/{path.name} is no PNG")
+    return files
+
+
+def _line(reason: Exception) -> str:
+    return " ".join(str(reason).split()) or type(reason).__name__
+
+
+def command(run: Run) -> tuple[str, bool]:
+    """The command line that makes this run, and whether it is the one that was recorded.
+
+    Without a record it names the files of conf/ by their groups and sets the plain keys at the top of the configuration.
+    """
+    recorded = run.config.get("command")
+    if recorded:
+        return recorded if isinstance(recorded, str) else shlex.join(map(str, recorded)), True
+    words = dict(_overrides(run.config)) | {"run": run.folder.as_posix()}
+    order = sorted(words, key=lambda key: (key not in ("model", "data"), key == "run"))
+    return shlex.join(["python", "-m", "gibbsnet", "train", *(f"{key}={words[key]}" for key in order)]), False
+
+
+def _overrides(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if value.get("name"):
+                yield key, str(value["name"])
+        elif value is not None:
+            yield key, value if isinstance(value, str) else json.dumps(value)
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Keys whose values differ between runs that should differ in their seed alone: key -> values."""
+    flat = [dict(flatten(run.config)) for run in runs]
+    keys = sorted({key for config in flat for key in config if not _is_circumstance(".".join(key))})
+    values = {".".join(key): sorted({str(config.get(key)) for config in flat}) for key in keys}
+    return {key: found for key, found in values.items() if len(found) > 1}
+
+
+def _is_circumstance(key: str) -> bool:
+    return key == "seed" or any(key == name or key.startswith(f"{name}.") for name in CIRCUMSTANCES)
+
+
+def flatten(values: Mapping[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every leaf of nested mappings with its path of keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, *path, str(key))
+        else:
+            yield (*path, str(key)), value

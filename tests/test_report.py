@@ -1,0 +1,298 @@
+"""The page over run folders that are whole, unfinished or damaged."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from matplotlib.figure import Figure
+
+from gibbsnet.plots import save
+from gibbsnet.report import report
+from gibbsnet.report.charts import recorded
+from gibbsnet.report.runs import command, differences, find, read
+from gibbsnet.report.scores import Comparison, best, compare, references, rows, spreads
+from gibbsnet.report.summary import findings
+
+
+def metrics(ratio, probe=0.9, latent="z", N=2):
+    """metrics.json as `evaluate` lays it out."""
+    steps = {
+        str(i): {"class_score": 8.0, "class_frechet_ratio": ratio + i / 1000, "classes": 10} for i in (0, 10, 1000, N)
+    }
+    return {
+        "samples": {"class_score": 8.0, "class_score_std": 0.1, "class_frechet_ratio": ratio, "class_kid": None},
+        "chain": {**steps, "switch_rate": 0.4},
+        "latent": {latent: {"probe_accuracy": probe}},
+        "reconstruction": {latent: {"mse": 0.03}},
+        "reference": {
+            "test": {
+                "class_score": 9.0,
+                "class_frechet_ratio": 0.05,
+                "joint_distance": 0.01,
+                "joint_distance_shuffled": 0.2,
+            },
+            "untrained_encoder": {"z": {"probe_accuracy": 0.85}, "z1": {"probe_accuracy": 0.86}},
+        },
+    }
+
+
+def make(root, model, seed, values=None, experiment="default", data="digits", **config):
+    """A finished run folder."""
+    folder = root / experiment / data / model / str(seed)
+    folder.mkdir(parents=True)
+    config = {"experiment": experiment, "seed": seed, "steps": 20, **config}
+    config |= {"model": {"name": model, "width": 8}, "data": {"name": data}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "metrics.json").write_text(json.dumps(values or metrics(0.3)))
+    (folder / "train.json").write_text(json.dumps({"steps": 20, "images_per_second": 1234.5}))
+    lines = [{"step": t, "images_seen": 100 * t, "train/loss": 1 / t, "grad": None} for t in range(1, 20)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    save(Figure((1, 1)), folder / "figures" / "samples.png")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    """ALI and GibbsNet with three seeds each, HALI with one."""
+    for seed, shift in ((1, 0), (2, 0.01), (3, -0.02)):
+        make(tmp_path / "runs", "ali", seed, metrics(0.4 + shift, N=0))
+        make(tmp_path / "runs", "gibbsnet", seed, metrics(0.3 + shift, probe=0.8))
+    make(tmp_path / "runs", "hali", 1, metrics(0.5, probe=0.95, latent="z1", N=0))
+    return tmp_path / "runs"
+
+
+def html_of(root, **options):
+    return report(root, root.parent / "reports", **options).read_text()
+
+
+def text_of(html):
+    return " ".join(re.sub(r"<(style|title)>.*?</\1>|<[^>]+>", " ", html, flags=re.S).split())
+
+
+class Balanced(HTMLParser):
+    """Raises where tags do not nest; collects links, ids and addresses."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.sources = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.sources += [attrs["src"]] if "src" in attrs else []
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_sound_and_needs_nothing_else(root):
+    html = html_of(root)
+    page = Balanced()
+    page.feed(html)
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    assert page.links and all(link[0] == "#" and link[1:] in page.ids for link in page.links)
+    assert len(page.sources) == 5 and all(source.startswith("data:image/") for source in page.sources)
+    assert "http" not in re.sub(r'"data:[^"]*"', "", html) and "<script" not in html and "url(" not in html
+
+
+def test_seeds_become_a_median_and_a_range(root):
+    comparison = compare([read(folder) for folder in find(root)])[0]
+    spread = spreads(comparison, ("samples", "class_frechet_ratio"))["ali"]
+    assert spread == (0.4, 0.38, pytest.approx(0.41), 3)
+    html = html_of(root)
+    assert "seeds 1, 2, 3" in html and "0.400<small>[0.380, 0.410]</small>" in html
+
+
+def test_the_best_of_each_row_is_marked_in_its_direction(root):
+    comparison = compare([read(folder) for folder in find(root)])[0]
+    won = best(comparison, rows(comparison))
+    assert (("samples", "class_frechet_ratio"), "gibbsnet") in won  # lower is better
+    assert (("latent", "z1", "probe_accuracy"), "hali") in won  # higher is better, among all latents
+    assert {model for row, model in won if row[-1] == "probe_accuracy"} == {"hali"}
+    assert not any(row[-1] in ("switch_rate", "class_score") for row, _ in won)  # all equal: nobody wins
+    cell = re.search(r'<td class="best">([^<]*)', html_of(root))
+    assert cell.group(1) == "0.300"
+
+
+def test_a_model_alone_wins_nothing(root):
+    comparison = compare([read(root / "default/digits/hali/1")])[0]
+    assert best(comparison, rows(comparison)) == set()
+
+
+def test_what_was_not_finite_is_shown_and_never_best(root):
+    (root / "default/digits/hali/1/metrics.json").write_text(
+        json.dumps(metrics(0.1) | {"samples": {"class_frechet_ratio": None}})
+    )
+    comparison = compare([read(folder) for folder in find(root)])[0]
+    assert (("samples", "class_frechet_ratio"), "gibbsnet") in best(comparison, rows(comparison))
+    assert ">nan<" in html_of(root)
+
+
+def test_references_stand_beside_the_score_they_belong_to(root):
+    run = read(root / "default/digits/hali/1")
+    assert references(run, ("latent", "z1", "probe_accuracy")) == {"untrained_encoder": 0.86}
+    assert references(run, ("latent", "z2", "probe_accuracy")) == {}
+    assert references(run, ("chain", "10", "class_frechet_ratio")) == {"test": 0.05}
+    assert references(run, ("chain", "10", "joint_distance")) == {"test": 0.01, "shuffled_z": 0.2}
+
+
+def test_the_summary_is_computed_from_the_numbers(root):
+    found = {f.ranking[0].row: f for f in findings(compare([read(folder) for folder in find(root)])[0])}
+    at_N = found["samples", "class_frechet_ratio"]
+    assert [entry.model for entry in at_N.ranking] == ["gibbsnet", "ali", "hali"] and at_N.notes == []
+    assert found["chain", "1000", "class_frechet_ratio"].ranking[0].spread.median == pytest.approx(1.3)
+    probe = found["latent", "z1", "probe_accuracy"]
+    assert probe.beside["untrained_encoder"].median == 0.86
+    said = text_of(html_of(root))
+    assert "Samples at i = N: gibbsnet 0.300 [0.280, 0.310], then ali 0.400, hali 0.500" in said
+
+
+def test_a_model_ranks_once_by_its_best_latent(root):
+    values = metrics(0.5, probe=0.95, latent="z1")
+    values["latent"]["z2"] = {"probe_accuracy": 0.7}
+    (root / "default/digits/hali/1/metrics.json").write_text(json.dumps(values))
+    found = {f.ranking[0].row: f for f in findings(compare([read(folder) for folder in find(root)])[0])}
+    ranking = found["latent", "z1", "probe_accuracy"].ranking
+    assert [(e.model, e.spread.median) for e in ranking] == [("hali", 0.95), ("ali", 0.9), ("gibbsnet", 0.8)]
+
+
+def test_the_summary_admits_weak_evidence(root):
+    for seed in (1, 2, 3):
+        folder = root / f"default/digits/gibbsnet/{seed}"
+        (folder / "metrics.json").write_text(json.dumps(metrics(0.39, probe=0.8)))
+    runs = [read(folder) for folder in find(root) if "hali" not in str(folder)]
+    found = {f.ranking[0].row[-1]: f.notes for f in findings(compare(runs)[0])}
+    assert found["class_frechet_ratio"] == ["the seeds of gibbsnet and ali overlap"]
+    worst = Comparison("default", "digits", {"gibbsnet": [runs[-1]]})
+    notes = {f.ranking[0].row[-1]: f.notes for f in findings(worst)}
+    assert notes["probe_accuracy"] == ["no better than an untrained encoder"]
+
+
+def test_unfinished_runs_are_listed_with_what_is_missing(root):
+    folder = root / "default/digits/gibbsnet/2"
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "figures")
+    said = text_of(html_of(root))
+    assert "gibbsnet/2 unfinished, without metrics.json, figures" in said
+    assert "gibbsnet seeds 1, 3" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("metrics.json", '{"samples": ', "metrics.json: Expecting value"),
+        ("metrics.json", "[1]", "metrics.json holds no object"),
+        ("history.jsonl", '{"step": 1}\n{"st\n{"step": 3}\n', "history.jsonl, line 2: "),
+        ("config.yaml", "seed: 1", "config.yaml has no model.name"),
+        ("config.yaml", "a: [", "config.yaml: "),
+        ("figures/samples.png", "GIF", "figures/samples.png is no PNG"),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_shown(root, file, content, reason):
+    (root / "default/digits/gibbsnet/2" / file).write_text(content)
+    said = text_of(html_of(root))
+    assert f"gibbsnet/2 damaged, not used: {reason}" in said
+    assert "gibbsnet seeds 1, 3" in said and "ali seeds 1, 2, 3" in said
+
+
+def test_a_line_cut_off_by_a_crash_is_no_damage(root):
+    path = root / "default/digits/ali/1/history.jsonl"
+    rows_before = len(read(path.parent).history)
+    path.write_text(path.read_text() + '{"step": 21, "ima')
+    run = read(path.parent)
+    assert not run.damage and len(run.history) == rows_before == 19
+
+
+def test_nothing_in_a_run_becomes_markup(tmp_path):
+    evil = "<script>alert(1)</script>"
+    folder = make(tmp_path / "runs", 'ali" onfocus="x', 1, experiment="a&b", note=evil)
+    (folder / "metrics.json").write_text(json.dumps({"samples": {evil: 1.0}, "reference": {evil: {evil: 2}}}))
+    html = html_of(tmp_path / "runs")
+    assert 'onfocus="x' not in html and "onfocus=&quot;x" in html
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 3 and "a&amp;b" in html
+
+
+def test_equal_runs_make_equal_bytes(root):
+    first, table = html_of(root), (root.parent / "reports/metrics.csv").read_text()
+    assert html_of(root) == first and (root.parent / "reports/metrics.csv").read_text() == table
+    assert sorted(path.name for path in (root.parent / "reports").iterdir()) == ["index.html", "metrics.csv"]
+
+
+def test_the_table_is_written_in_full(root):
+    html_of(root)
+    with (root.parent / "reports/metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    (line,) = [v for v in lines if v["name"] == "ali" and v["metric"] == "samples/class_frechet_ratio"]
+    assert (line["seeds"], line["median"], line["lowest"]) == ("3", "0.4", "0.38")
+    assert {v["kind"] for v in lines} == {"model", "reference"}
+
+
+def test_no_run_is_a_one_line_error_that_says_how_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: `python -m gibbsnet train .*` makes one$") as caught:
+        report(tmp_path / "nowhere", tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_runs_can_be_listed_and_may_lack_everything(root):
+    mine = [root / "default/digits/ali/1", str(root / "default/digits/hali/1"), root / "default/digits/ghost/1"]
+    said = text_of(html_of(root, runs=mine))
+    assert "3 runs" in said and "gibbsnet seeds" not in said
+    assert "ghost/1 damaged, not used: config.yaml is missing" in said
+
+
+def test_configurations_inside_of_a_run_are_no_runs(root):
+    for inner in ("wandb/run-1/files", "checkpoints"):
+        folder = root / "default/digits/ali/1" / inner
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("a: 1")
+    assert len(find(root)) == 7
+
+
+def test_listed_folders_may_lie_above_runs(root):
+    assert "6 runs" in text_of(html_of(root, runs=[root / "default/digits/ali", root / "default/digits/gibbsnet"]))
+
+
+def test_a_seed_that_differs_in_more_is_pointed_out(root):
+    make(root, "ali", 4, lr=0.1)
+    assert differences([read(root / f"default/digits/ali/{seed}") for seed in (1, 2, 3)]) == {}
+    assert "The runs of ali differ in more than their seed: lr (0.1 / None)." in text_of(html_of(root))
+    make(root, "gibbsnet", 4, run="elsewhere", command="other words", trainer={"devices": 2})
+    assert differences([read(root / f"default/digits/gibbsnet/{seed}") for seed in (1, 4)]) == {}
+
+
+def test_a_command_is_the_recorded_one_or_rebuilt_from_the_configuration(tmp_path):
+    folder = make(tmp_path, "ali", 5, betas=[0.5, 0.9], title="a b", network={"name": "mlp", "width": 9})
+    line, recorded_line = command(read(folder))
+    assert line.startswith("python -m gibbsnet train ") and not recorded_line
+    for word in (
+        "model=ali",
+        "data=digits",
+        "seed=5",
+        "steps=20",
+        "network=mlp",
+        "'betas=[0.5, 0.9]'",
+        "'title=a b'",
+        f"run={folder}",
+    ):
+        assert word in line
+    folder = make(tmp_path, "hali", 5, command=["python", "-m", "gibbsnet", "train", "seed=5"])
+    assert command(read(folder)) == ("python -m gibbsnet train seed=5", True)
+
+
+def test_curves_skip_what_is_no_number(root):
+    runs = [read(folder) for folder in find(root)]
+    assert recorded(runs) == ["train/loss"]
+
+
+def test_experiments_and_data_sets_stand_apart(root):
+    make(root, "ali", 1, experiment="toys", data="ring", values={"samples": {"share": 0.9, "oddity": 1}})
+    html = html_of(root)
+    assert '<section id="toys-ring"><h2>ring · toys</h2>' in html and '<section id="default-digits">' in html
+    assert "oddity" in html.split('<section id="toys-ring">')[1]
