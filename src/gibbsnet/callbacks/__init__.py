@@ -1,0 +1,72 @@
+"""When evaluation and figures happen, what is recorded of a training, and where it is tracked.
+
+What is measured and drawn comes in as functions; nothing here knows any mathematics.
+"""
+
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from .checkpoints import Checkpoints, Stop, interrupted
+from .evaluation import Evaluation, looking_only, save_figure
+from .history import History
+from .progress import Progress
+from .readings import NonFiniteError
+from .speed import Speed
+from .tracking import Tracking, TrackingError, log_metrics, tracker
+
+__all__ = [
+    "Checkpoints",
+    "Evaluation",
+    "History",
+    "NonFiniteError",
+    "Progress",
+    "Speed",
+    "Stop",
+    "Tracking",
+    "TrackingError",
+    "callbacks",
+    "interrupted",
+    "log_metrics",
+    "looking_only",
+    "save_figure",
+    "tracker",
+]
+
+
+def callbacks(
+    run: Path,
+    *,
+    measure: Callable[[pl.LightningModule], dict[str, float]] = lambda module: {},
+    draw: Callable[[pl.LightningModule], Iterable[tuple[str, Any]]] = lambda module: (),
+    log_every: int = 50,
+    evaluate_every: int = 1000,
+    save_every: int = 500,
+    monitor: str = "val/distance",
+    progress: bool = True,
+    print_every: int | None = None,
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT,),
+) -> list[pl.Callback]:
+    """All callbacks of a training in the order in which they have to run. The intervals are in batches.
+
+    Arguments:
+        run: the run folder.
+        measure, draw: see `Evaluation`.
+        log_every: between rows of the history.
+        evaluate_every: between evaluations; 0 for none.
+        save_every: between saves of last.ckpt.
+        monitor: the metric whose lowest value makes best.ckpt.
+        progress: whether to show progress; without it the Trainer wants enable_progress_bar=False.
+        print_every: between lines of progress where there is no terminal; None for twenty lines in all.
+        signals: which signals end the training after the current batch.
+    """
+    speed = Speed(run, log_every)
+    history = History(run, log_every, speed.recent)
+    evaluation = Evaluation(run, history, measure, draw, evaluate_every, speed.paused)
+    shown = [Progress(history, every=print_every)] if progress else []
+    checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
+    # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
+    return [history, speed, evaluation, Stop(signals, log_every), *shown, Tracking(run), checkpoints]

@@ -1,0 +1,149 @@
+"""Checkpoints: best.ckpt and last.ckpt, and stopping so that they are whole."""
+
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from .files import replace
+from .readings import (
+    NonFiniteError,
+    is_complete,
+    is_due,
+    readings,
+    require_finite_losses,
+    require_finite_parameters,
+)
+from .tracking import summarise
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """Keeps <run>/checkpoints/last.ckpt and best.ckpt, each replaced in one move, and neither ever by a broken model.
+
+    Both are saved between batches, where a resumed training goes on bitwise; Lightning runs this callback after all others.
+    A training that ends before anything was measured leaves its last checkpoint as its best.
+
+    Arguments:
+        run: the run folder.
+        every: batches between two saves of last.ckpt; the end of a training always saves.
+        monitor: the metric whose lowest value is the best.
+        paused: entered while saving.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        every: int = 500,
+        monitor: str = "val/distance",
+        paused: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.folder, self.every, self.monitor, self.paused = Path(run) / "checkpoints", every, monitor, paused
+        self.best, self.best_step = math.inf, 0
+        self._between = False  # whether the state is that of a whole number of batches, and not yet saved
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """From here to the end of the batch nothing can be saved."""
+        self._between = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Saves what is due."""
+        better = self._improved(trainer)
+        ending = trainer.should_stop or is_complete(trainer)
+        last = ending or is_due(trainer, self.every)
+        self._between = not last
+        if better or last:
+            with self.paused():
+                self._save_all(trainer, pl_module, better, last)
+        if ending and math.isinf(self.best) and trainer.is_global_zero:
+            replace(self.folder / "best.ckpt", lambda draft: shutil.copyfile(self.folder / "last.ckpt", draft))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves last.ckpt if the training was stopped between two batches; in the middle of one there is nothing to save."""
+        together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)  # saving waits for all ranks
+        if self._between and together and not isinstance(exception, NonFiniteError):
+            self._between = False
+            self._save_all(trainer, pl_module, better=False, last=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far and its step."""
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on comparing with the best value of the training that is resumed."""
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def _improved(self, trainer: pl.Trainer) -> bool:
+        # A value left over from an earlier evaluation never undercuts the best, so its age does not matter.
+        value = float(trainer.callback_metrics.get(self.monitor, math.inf))
+        if not value < self.best:
+            return False
+        self.best, self.best_step = value, trainer.global_step
+        return True
+
+    def _save_all(self, trainer: pl.Trainer, module: pl.LightningModule, better: bool, last: bool) -> None:
+        require_finite_losses(trainer, readings(trainer, module), self.folder)
+        require_finite_parameters(trainer, module, self.folder)
+        for name in ["best"] * better + ["last"] * last:
+            self._save(trainer, self.folder / f"{name}.ckpt")
+        if better and trainer.is_global_zero:
+            measured = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            summarise(trainer, {f"best/{k.removeprefix('val/')}": v for k, v in measured.items()})
+            summarise(trainer, {"best/step": self.best_step, "best/images_seen": int(module.images_seen)})
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        """All ranks save, as sharding strategies need it; rank 0 then moves the file into place."""
+        draft = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(draft, weights_only=False)
+        if trainer.is_global_zero:
+            draft.replace(path)
+        trainer.strategy.barrier("checkpoint in place")
+
+
+class Stop(pl.Callback):
+    """Turns signals into an end of the training after the current batch, agreed upon by all ranks.
+
+    Without it an interrupt arrives in the middle of a batch, where nothing can be saved. The second signal acts at once.
+
+    Arguments:
+        signals: which ones; `caught` says which one ended the training, None if none did.
+        every: batches between two agreements where there are several ranks.
+    """
+
+    def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGINT,), every: int = 50):
+        self.signals, self.every = signals, every
+        self.caught: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listens. After Lightning has set its own handlers, and in the main thread, the only one that may.
+
+        Lightning puts back what was there before when the training is over.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) or signal.SIG_DFL for s in self.signals}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Ends the training if any rank was told to."""
+        if trainer.world_size > 1 and trainer.global_step % self.every:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.caught is not None, all=False):
+            self.caught = self.caught or self.signals[0]
+            trainer.should_stop = True
+
+    def _note(self, number: int, _: Any) -> None:
+        self.caught = signal.Signals(number)
+        signal.signal(number, self._before.pop(self.caught))
+
+
+def interrupted(trainer: pl.Trainer) -> signal.Signals | None:
+    """The signal that ended the training early; None where it came to its own end."""
+    caught = [callback.caught for callback in trainer.callbacks if isinstance(callback, Stop)]
+    return None if is_complete(trainer) else next((number for number in caught if number), None)
