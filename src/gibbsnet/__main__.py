@@ -1,0 +1,114 @@
+"""python -m gibbsnet COMMAND [key=value ...]: the commands of the project."""
+
+import sys
+from collections.abc import Sequence
+
+from .config import GROUPS, ConfigError, choices, load, read
+
+COMMANDS = {
+    "prepare": "read (or download) a data set and train its judge",
+    "train": "train a model; go on where an interrupted run stopped",
+    "evaluate": "score a trained run and draw its pictures",
+    "sample": "draw chains from a trained run",
+    "report": "one page about every run below a folder",
+}
+EXAMPLES = {
+    "prepare": ["data=digits", "data=mnist data.root=~/datasets"],
+    "train": ["", "model=ali data=mnist steps=2000 seed=1 run=runs/mine", "model=hali optim.lr=5e-4 run=runs/hali",
+              "data=folder data.path=my/images run=runs/own", "trainer.precision=bf16-mixed trainer.devices=2"],
+    "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000"],
+    "sample": ["run=runs/mine chains.unclamped.steps=100"],
+    "report": ["runs out=reports"],
+}  # fmt: skip
+
+
+def usage(command: str | None = None) -> str:
+    """What a command does, what it may be told, and examples."""
+    if command is None:
+        lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+        return "\n".join(
+            ["usage: python -m gibbsnet COMMAND [key=value ...]", "", *lines, "", "COMMAND --help says more."]
+        )
+    groups = [f"  {group:11} {', '.join(choices(group))}" for group in GROUPS]
+    examples = [f"  python -m gibbsnet {command} {example}".rstrip() for example in EXAMPLES[command]]
+    keys = [
+        "",
+        "Groups, group=name (conf/<group>/<name>.yaml):",
+        *groups,
+        "",
+        "Keys, a.b=value: see conf/config.yaml and the files above.",
+    ]
+    return "\n".join(
+        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else [])]
+    )
+
+
+def run(command: str, arguments: Sequence[str]) -> None:
+    """One command; its modules are imported only now, so that help and mistakes answer at once."""
+    if command == "report":
+        from .report import report
+
+        folders, out = _report_arguments(arguments)
+        print(report(folders[0], out, runs=folders if len(folders) > 1 else None))
+        return
+    config = load(arguments) if command in ("prepare", "train") else load(arguments, into=read(_run_of(arguments)))
+    module = __import__(f"gibbsnet.{command}", fromlist=[command])
+    getattr(module, command)(config)
+
+
+def _run_of(arguments: Sequence[str]) -> str:
+    for argument in arguments:
+        if argument.startswith("run="):
+            return argument.removeprefix("run=")
+    raise ConfigError("which run? Say run=FOLDER, for example run=runs/mine")
+
+
+def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """The folders to look in, and where the page goes."""
+    out = [a.removeprefix("out=") for a in arguments if a.startswith("out=")]
+    if unknown := [a for a in arguments if "=" in a and not a.startswith("out=")]:
+        raise ConfigError(f"unknown key {unknown[0].partition('=')[0]!r}: report takes folders and out=FOLDER")
+    return [a for a in arguments if "=" not in a] or ["runs"], (out or ["reports"])[-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, or one line on the standard error and 1; mistakes of this program itself keep their traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if command not in COMMANDS:
+        print(f"gibbsnet: unknown command {command!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    if {"-h", "--help"} & set(arguments):
+        print(usage(command))
+        return 0
+    try:
+        run(command, arguments[1:])
+    except KeyboardInterrupt:
+        return 130  # as a shell says it: a pipeline must not take the stage for done
+    except (ValueError, OSError, RuntimeError) as error:
+        if not clear(error):
+            raise
+        print(f"gibbsnet {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def clear(error: Exception) -> bool:
+    """Whether an error was raised by this project to be read by its user, as its own ValueErrors and the system's are."""
+    if isinstance(error, OSError):
+        return True
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return (
+        trace is not None
+        and "gibbsnet" in trace.tb_frame.f_globals.get("__name__", "")
+        and type(error) is not RuntimeError
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

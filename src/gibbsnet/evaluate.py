@@ -1,0 +1,44 @@
+"""evaluate: scores and pictures of a trained run, into its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import callbacks, plots
+from .config import folder
+from .evaluation import evaluate as score
+from .modules import build
+from .prepare import datamodule, prepare
+from .train import load_run
+
+
+def evaluate(config: Mapping) -> dict:
+    """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics."""
+    run, wanted = folder(config), config["evaluation"]
+    data, judge = datamodule(config), prepare(config)
+    module, untrained = load_run(run, config, data.shape), build(config, data.shape).eval()
+    metrics = score(
+        module,
+        data.data,
+        judge,
+        seed=wanted["seed"],
+        samples=wanted["samples"],
+        steps=wanted["steps"],
+        untrained=untrained,
+    )
+    write_json(metrics, run / "metrics.json")
+    shown = []
+    for name, figure in plots.figures(module, data.data, judge, wanted["seed"]):
+        shown.append((name, run / "figures" / f"{name}.png"))
+        plots.save(figure, shown[-1][1])
+    tracking = config["tracking"]
+    where = {key: tracking[key] for key in ("mode", "project", "entity")}
+    callbacks.log_metrics(run, metrics, shown, **where)
+    return metrics
+
+
+def write_json(value: dict, path: Path) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    part.replace(path)

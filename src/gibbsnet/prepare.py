@@ -1,0 +1,38 @@
+"""prepare: reads (or downloads) the data and trains their judge, once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from .classifier import Judge, load_judge, save_judge, train_judge
+from .data import DataModule
+
+
+def prepare(config: Mapping) -> Judge | None:
+    """The data set's judge, from <judges>/<data>.pt; trained if it is not there.  None where there is nothing to judge."""
+    data = datamodule(config)
+    if not has_judge(data):
+        print(f"{data.data.name} has no labelled images: no judge, no class scores")
+        return None
+    path = Path(config["judges"], f"{data.data.name}.pt")
+    if not path.exists():
+        judge, facts = train_judge(data.data)
+        save_judge(judge, facts, path)
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    judge, facts = load_judge(path)
+    print(f"judge of {data.data.name}: test accuracy {facts['accuracy']:.4f} on {facts['n']} images, {path}")
+    return judge
+
+
+def datamodule(config: Mapping) -> DataModule:
+    """The configuration's data, loaded."""
+    options = {key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale")}
+    data = DataModule(steps=config["steps"], seed=config["seed"], **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def has_judge(data: DataModule) -> bool:
+    """Only labelled images are judged: toys have their modes."""
+    return data.classes > 1 and len(data.shape) == 3

@@ -1,0 +1,195 @@
+"""The commands, in this process: what they write, what they refuse, and that interruption leaves no trace."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from gibbsnet.__main__ import COMMANDS, main
+from gibbsnet.modules import GibbsNet
+
+
+def weights(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_groups_and_examples(command, capsys):
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"python -m gibbsnet {command}" in said
+    assert command == "report" or all(word in said for word in ("gibbsnet", "hali", "digits", "experiment"))
+
+
+def test_the_whole_road_on_digits(tmp_path, quick, capsys):
+    run = tmp_path / "runs" / "mine"
+    assert main(["train", "model=gibbsnet", f"run={run}", *quick]) == 0
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"config.yaml", "best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["name"] == "gibbsnet"
+    assert [row["step"] for row in rows(run) if "train/loss_critic" in row] == [5, 10, 15, 20]
+    assert json.loads((run / "train.json").read_text())["steps"] == 20
+    assert main(["evaluate", f"run={run}"]) == 0
+    metrics = (run / "metrics.json").read_bytes()
+    assert {"samples", "chain", "latent", "reconstruction", "reference"} <= json.loads(metrics).keys()
+    for name in ("samples", "chain", "tsne_x", "tsne_z", "latent_z", "interpolations", "reconstructions_z"):
+        assert (run / "figures" / f"{name}.png").stat().st_size > 1000, name
+    assert main(["evaluate", f"run={run}"]) == 0
+    assert (run / "metrics.json").read_bytes() == metrics, "the same weights and seed give the same bytes"
+    assert main(["sample", f"run={run}", "chains.unclamped.steps=5", "mode=dreaming"]) == 0
+    assert (run / "samples" / "chain.png").exists()
+    assert main(["report", "runs", "out=reports"]) == 0
+    assert "gibbsnet" in (tmp_path / "reports" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("model", ["ali", "hali", "gibbsnet2", "persistent"])
+def test_resumed_training_ends_bitwise_where_uninterrupted_training_ends(tmp_path, quick, model, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    if model == "persistent":
+        model, quick = "gibbsnet", [*quick, "chains.unclamped.persistent=0.5"]
+    assert main(["train", f"model={model}", f"run={whole}", *quick]) == 0
+
+    class PowerLoss(Exception):
+        pass
+
+    contest = GibbsNet.contest
+
+    def until_13(self, *arguments):
+        if int(self.step) == 13:
+            raise PowerLoss
+        return contest(self, *arguments)
+
+    monkeypatch.setattr(GibbsNet, "contest", until_13)
+    with pytest.raises(PowerLoss):
+        main(["train", f"model={model}", f"run={broken}", *quick])
+    monkeypatch.setattr(GibbsNet, "contest", contest)
+    assert main(["train", f"model={model}", f"run={broken}", *quick]) == 0
+    assert equal(weights(whole), weights(broken))
+    assert equal(weights(whole, "best"), weights(broken, "best"))
+    assert (whole / "history.jsonl").read_bytes() == (broken / "history.jsonl").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(tmp_path, quick):
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert main(["train", "model=ali", f"seed={seed}", f"run={tmp_path / run}", *quick]) == 0
+    a, b, c = (weights(tmp_path / run) for run in "abc")
+    assert equal(a, b) and not equal(a, c)
+
+
+def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
+    run = tmp_path / "mine"
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    assert main(["train", "model=ali", "optim.lr=0.5", f"run={run}", *quick]) == 1
+    said = capsys.readouterr().err
+    assert "optim.lr" in said and "restart=true" in said and said.count("\n") == 1
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    assert "trained already" in capsys.readouterr().out
+    assert main(["train", "model=ali", "optim.lr=0.5", "restart=true", f"run={run}", *quick]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["lr"] == 0.5
+    assert len([r for r in rows(run) if "train/loss_critic" in r]) == 4, "the history is the new run's alone"
+
+
+def test_what_the_pipeline_deletes_does_not_confuse_a_stage(tmp_path, quick):
+    """DVC removes config.yaml and train.json before it reruns a stage; last.ckpt stays, and may be another configuration's."""
+    run = tmp_path / "stage"
+    assert main(["train", "model=ali", f"run={run}", "restart=true", *quick]) == 0
+    for out in ("config.yaml", "train.json"):
+        (run / out).unlink()
+    assert main(["train", "model=ali", "optim.lr=0.001", "game.lazy=3", f"run={run}", "restart=true", *quick]) == 0
+    fresh = tmp_path / "fresh"
+    assert main(["train", "model=ali", "optim.lr=0.001", "game.lazy=3", f"run={fresh}", *quick]) == 0
+    assert equal(weights(run), weights(fresh))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fly"], ["fly", "train"]),
+        (["train", "model=alli"], ["alli", "ali"]),
+        (["train", "data.batch_size=5000"], ["5000", "1221"]),
+        (["train", "chains.unclamped.steps=-1"], ["steps", "-1"]),
+        (["train", "model=ali", "chains.unclamped.steps=2"], ["ALI", "chains"]),
+        (["train", "game.loss=hinge"], ["hinge", "relativistic"]),
+        (["train", "data=npz", "data.path=nowhere.npz"], ["nowhere.npz"]),
+        (["train", "trainer.precision=12"], ["precision"]),
+        (["evaluate", "run=nowhere"], ["nowhere/config.yaml", "train"]),
+        (["evaluate"], ["run="]),
+        (["sample", "run=nowhere"], ["nowhere"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["report", "runs", "into=x"], ["into", "out"]),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, quick, capsys, arguments, words):
+    extra = quick if arguments[0] == "train" else []
+    extra = [e for e in extra if e.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    assert main([*arguments, *extra]) != 0
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0 and all(word in said for word in words), said
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, quick, capsys):
+    run = tmp_path / "mine"
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"not a checkpoint")
+    assert main(["sample", f"run={run}"]) == 1
+    assert "best.ckpt" in capsys.readouterr().err
+
+
+def test_fast_dev_run_keeps_nothing(tmp_path, quick):
+    assert main(["train", "model=hali", f"run={tmp_path / 'dry'}", *quick, "trainer.fast_dev_run=true"]) == 0
+    assert not list(tmp_path.rglob("*.ckpt")) and not (tmp_path / "dry").exists()
+
+
+def test_training_needs_neither_wandb_nor_dvc(tmp_path, quick, monkeypatch):
+    import sys
+
+    for name in ("wandb", "dvc", "pooch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["train", "model=ali", f"run={tmp_path / 'bare'}", *quick]) == 0
+    assert main(["evaluate", f"run={tmp_path / 'bare'}"]) == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_precisions(tmp_path, quick, precision):
+    run = tmp_path / precision
+    assert main(["train", "model=gibbsnet", f"run={run}", *quick, f"trainer.precision={precision}"]) == 0
+    assert all(torch.isfinite(w).all() for w in weights(run).values())
+
+
+def test_max_time_stops_and_resumes(tmp_path, quick):
+    run = tmp_path / "short"
+    settings = ["model=ali", f"run={run}", *quick, "steps=100000"]
+    assert main(["train", *settings, "trainer.max_time=00:00:00:02"]) == 0
+    done = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < done < 100000
+    assert main(["train", *settings, "trainer.max_time=00:00:00:05"]) == 0, "the limit is on the run's whole time"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > done
+
+
+def test_clipping_is_ours_and_bounds_the_step(tmp_path, quick):
+    for run, clip in (("free", "null"), ("clipped", "1e-9")):
+        assert main(["train", "model=ali", f"run={tmp_path / run}", *quick, f"optim.clip={clip}"]) == 0
+    assert not equal(weights(tmp_path / "free"), weights(tmp_path / "clipped"))
+
+
+def test_a_user_s_own_images(tmp_path, quick):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (300, 12, 12), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images)
+    run = tmp_path / "own"
+    assert main(["train", "data=npz", f"data.path={tmp_path / 'own.npz'}", f"run={run}", *quick]) == 0
+    assert main(["evaluate", f"run={run}"]) == 0
+    shutil.rmtree(run)
