@@ -1,0 +1,145 @@
+"""The contenders of `benchmarks.step`: one call does the work once."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.alternating import Alternating
+from gibbsnet.config import load
+from gibbsnet.game import Game
+from gibbsnet.modules import GibbsNet, build
+from gibbsnet.noise import Noise
+
+BATCH = 100
+NETWORKS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}  # the digits MLP; ALI's published CIFAR-10 networks
+LOOP, LOOP_BACKWARD, REST, MOVING = "loop", "loop, backward()", "sweep without gradient", "sweep with gradient"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender: what is timed, on which networks, in which precision."""
+
+    network: str
+    name: str
+    precision: str = "fp32"
+    penalties: bool = False
+    model: str = "ali"
+    steps: int = 0
+    rescale: bool = True
+
+
+def entries(network: str, everything: bool) -> list[Entry]:
+    """The contenders on one data set's networks."""
+    found: list[Entry] = []
+    for precision, penalties in product(("fp32", "bf16"), (False, True)):
+        row = Entry(network, LOOP, precision, penalties)
+        if not penalties:
+            found += [replace(row, name=name) for name in (LOOP, LOOP_BACKWARD, REST, MOVING)]
+        found += [replace(row, name="ALI"), replace(row, name="ALI, rescale off", rescale=False)]
+        found += [replace(row, name="HALI", model="hali")]
+        chains = (0, 1, 3, 5, 10) if everything or (precision, penalties) == ("fp32", False) else (3,)
+        found += [replace(row, name=f"GibbsNet N={n}", model="gibbsnet", steps=n) for n in chains]
+    return [e for e in found if everything or e.name != "HALI" or e.precision == "fp32"]
+
+
+def module_of(network: str, model: str, device: torch.device) -> GibbsNet:
+    """A module as it is while it trains, without a Trainer around it; it hardly learns, so that its speed stays."""
+    module = build(
+        load([f"model={model}", f"data={network}", "optim.lr=1e-6", "optim.lr_critic=1e-6"]), NETWORKS[network]
+    )
+    module = module.to(device).train()
+    optimizer = module.configure_optimizers()
+    module.optimizers = lambda: optimizer
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, training=True, global_step=0)
+    return module
+
+
+def contender(entry: Entry, module: GibbsNet, x: Tensor) -> Callable[[], None]:
+    """What is called to do the entry's work once."""
+    work = _sweep(entry, module, x) if entry.name in (REST, MOVING) else _step(entry, module, x)
+
+    def run() -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=entry.precision == "bf16"):
+            work()
+
+    return run
+
+
+def _step(entry: Entry, module: GibbsNet, x: Tensor) -> Callable[[], None]:
+    if entry.name in (LOOP, LOOP_BACKWARD):
+        loop = Alternating(module, frugal=entry.name == LOOP)
+        return lambda: loop(x)
+    # From the description, since the module is shared by contenders that change its game; penalties are taken every step.
+    game = Game(gamma=module.hparams.game["gamma"] if entry.penalties else {}, rescale=entry.rescale)
+    chain = replace(module.unclamped, steps=entry.steps, start_from_data=0.0, persistent=0.0)
+
+    def train() -> None:
+        module.game, module.unclamped = game, chain
+        module._trainer.global_step += 1
+        module.training_step({"x": x})
+
+    return train
+
+
+def _sweep(entry: Entry, module: GibbsNet, x: Tensor) -> Callable[[], None]:
+    """One sweep z, x of the unclamped chain; with gradient: and its backward pass."""
+    graph, chain, grad = module.graph, module.unclamped, 2 if entry.name == MOVING else 0
+    free = [p for p in graph.parameters() if p.requires_grad]
+
+    def sweep() -> None:
+        start = x.clone().requires_grad_(bool(grad))
+        # A view, since counting operations works on no leaf that a network reads.
+        end = chain.step(graph, {"x": start.view_as(start)}, Noise(0, device=x.device), grad=grad)
+        if grad:
+            torch.autograd.grad([end["x"], end["z"]], [start, *free], [torch.ones_like(end[v]) for v in "xz"])
+
+    return sweep
+
+
+def batch_of(network: str, device: torch.device) -> Tensor:
+    """Images of no meaning, in [-1, 1]."""
+    return (torch.rand(BATCH, *NETWORKS[network]) * 2 - 1).to(device)
+
+
+def fresh_peak(task: tuple[Entry, int]) -> float:
+    """MiB that a process which has only imported needs at most for (entry, threads)."""
+    entry, threads = task
+    torch.set_num_threads(threads)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _few_steps(entry, torch.device("cpu"))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def cuda_peak(entry: Entry, device: torch.device) -> float:
+    """MiB that the allocator held at most beyond what it held before."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    _few_steps(entry, device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def _few_steps(entry: Entry, device: torch.device) -> None:
+    run = contender(entry, module_of(entry.network, entry.model, device), batch_of(entry.network, device))
+    run()
+    run()
+
+
+def macs(entry: Entry) -> float:
+    """Millions of multiply-adds per image, counted as it runs; no question of precision."""
+    return _macs(replace(entry, precision="fp32"))
+
+
+@cache
+def _macs(entry: Entry) -> float:
+    cpu = torch.device("cpu")
+    run = contender(entry, module_of(entry.network, entry.model, cpu), batch_of(entry.network, cpu)[:4])
+    with FlopCounterMode(display=False) as count:
+        run()
+    return count.get_total_flops() / 2 / 4 / 1e6

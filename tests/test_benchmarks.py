@@ -1,0 +1,77 @@
+"""The benchmark of a training step runs end to end; how fast anything is, is not asserted."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import step
+from benchmarks.alternating import Alternating
+from benchmarks.contenders import LOOP, REST, Entry, batch_of, contender, entries, module_of
+
+CPU = torch.device("cpu")
+
+
+def test_a_quick_run_has_every_row_and_writes_what_it_prints(tmp_path, capsys):
+    found = step.main(["--quick", "--rounds", "1", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert [row.entry for row in found] == entries("digits", everything=False)
+    assert all(row.ms > 0 and row.mmac > 0 for row in found)
+    lines = step.table(found).splitlines()
+    assert len(lines) == len(found) + 2 and len({len(line) for line in lines}) == 1
+    assert all(line in printed and line in (tmp_path / "step-cpu.md").read_text() for line in lines)
+    written = json.loads((tmp_path / "step-cpu.json").read_text())
+    assert len(written["rows"]) == len(found) and written["targets"] and written["torch"] == torch.__version__
+
+
+@pytest.mark.slow
+def test_memory_is_measured_for_steps_in_fresh_processes():
+    one, sweep = Entry("digits", "ALI"), Entry("digits", REST)
+    peak = step.peaks([one, sweep], CPU)
+    assert peak.keys() == {one} and 1 < peak[one] < 1000
+
+
+def test_the_full_table_has_every_model_precision_penalty_and_chain():
+    found = entries("digits", everything=True)
+    assert len(set(found)) == len(found)
+    for precision in ("fp32", "bf16"):
+        for penalties in (False, True):
+            names = {e.name for e in found if (e.precision, e.penalties) == (precision, penalties)}
+            assert {"ALI", "HALI", *(f"GibbsNet N={n}" for n in (0, 1, 3, 5, 10))} <= names
+        assert Entry("digits", LOOP, precision) in found
+    assert set(entries("cifar10", everything=False)) < set(entries("cifar10", everything=True))
+
+
+def test_one_pass_takes_the_arithmetic_that_it_promises():
+    """ALI's layers by hand, multiply-adds per image: encoder E, decoder P, critic D on each of two pairs."""
+    module = module_of("digits", "ali", CPU)
+    encoder, decoder, critic = (
+        sum(p.numel() for p in net.parameters() if p.ndim == 2) / 1e6
+        for net in (module.graph["z"], module.graph["x"], module.critics)
+    )
+    # The graph is not differentiated by what begins a chain: real x, and z from the prior.
+    begins = (64 + module.graph["z"].shape[0]) * 256 / 1e6
+    one_pass, two_passes = (step.macs(Entry("digits", "ALI", rescale=on)) for on in (True, False))
+    assert one_pass == pytest.approx(3 * (encoder + decoder) + 6 * critic - begins, rel=1e-3)
+    # The second pass goes to the critic's inputs alone, and the first no longer to them.
+    assert two_passes - one_pass == pytest.approx(2 * critic - 2 * begins, rel=1e-3)
+    assert step.macs(Entry("digits", LOOP)) > 1.2 * one_pass
+
+
+def test_contenders_that_share_a_module_keep_their_own_rules():
+    module, x = module_of("digits", "gibbsnet", CPU), batch_of("digits", CPU)
+    plain = Entry("digits", "GibbsNet N=3", model="gibbsnet", steps=3)
+    for entry in (plain, replace(plain, penalties=True), plain):
+        contender(entry, module, x)()
+        assert ("penalty_x" in module.diagnostics) == entry.penalties and module.N == 3
+
+
+@pytest.mark.parametrize("frugal", [True, False])
+def test_the_alternating_loop_moves_both_players_alike(frugal):
+    module = module_of("digits", "ali", CPU)
+    before = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    torch.manual_seed(0)
+    Alternating(module, frugal)(batch_of("digits", CPU))
+    moved = {n for n, p in module.named_parameters() if p.requires_grad and not torch.equal(p, before[n])}
+    assert moved == {n for n in before if not n.startswith("ema.")}
