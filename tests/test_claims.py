@@ -200,11 +200,13 @@ def written_by_hand(m, x, noise):
         "loss_critic": (softplus(-judged(d, real)) + softplus(judged(d, fake))).mean(),
         "loss_graph": (softplus(judged(d, real)) + softplus(-judged(d, fake))).mean(),
     }
-    penalty = 0
+    penalty, gamma = 0, {"x": 0.3, **dict.fromkeys(m.latents, 0.2)}
     for state in (real, fake):
         ends = {v: value.detach().requires_grad_() for v, value in state.items()}
-        for slope in torch.autograd.grad(judged(d, ends).sum(), list(ends.values()), create_graph=True):
-            penalty = penalty + 0.3 / 2 * slope.square().sum(1).mean()
+        for v, slope in zip(
+            ends, torch.autograd.grad(judged(d, ends).sum(), list(ends.values()), create_graph=True), strict=True
+        ):
+            penalty = penalty + gamma[v] / 2 * slope.square().sum(1).mean()
     graph_grads = torch.autograd.grad(losses["loss_graph"], free(g), retain_graph=True, allow_unused=True)
     return losses, graph_grads, torch.autograd.grad(losses["loss_critic"] + penalty, free(d))
 
@@ -215,7 +217,7 @@ def free(net):
 
 @pytest.mark.parametrize("model", ["ali", "hali", "hali3"])
 def test_6_without_sweeps_it_is_ali(model):
-    m, x, noise = module(model), normal(7, 2), Noise(0, 5, "train")
+    m, x, noise = module(model, "ring", "penalty.x=0.3", "penalty.z=0.2"), normal(7, 2), Noise(0, 5, "train")
     outcome = m.play({"x": x}, noise)
     losses, graph_grads, critic_grads = written_by_hand(m, x, noise)
     for name, loss in losses.items():
