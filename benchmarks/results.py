@@ -1,10 +1,13 @@
 """The README's tables: python -m benchmarks.results [experiment ...]
 
-Trains and evaluates what the tables compare, several seeds each, and writes docs/results.md and docs/results.json.  A run that is
+Trains and evaluates what the tables compare, several seeds each, holds the numbers against the floors they have to pass, and
+writes docs/results.json, docs/results.md, the part of README.md between its two marks, and docs/figures.  A run that is
 finished is not run again; an interrupted one goes on.  Run folders: runs/<experiment>/<data>/<model>/<seed>/.
 """
 
 import json
+import operator
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +36,38 @@ ROWS = {
         "chain/100/share", "chain/switch_rate", "reconstruction/*/same_class", "train/steps", "train/cpu_seconds",
     ],
 }  # fmt: skip
+REFERENCES = [
+    "reference/test/class_score", "reference/gaussian/class_score", "reference/test/class_frechet_ratio",
+    "reference/gaussian/class_frechet_ratio", "reference/mean_image/mse", "reference/raw_pixels/probe_accuracy",
+]  # fmt: skip
+# What a model has to reach: "<metric> <relation> <number or metric>". The negative control is held against the ring's.
+RING = [
+    *(f"chain/{i}/modes >= 8" for i in (1, 3, 10, 100)), "chain/1/share >= 0.75",
+    *(f"chain/{i}/share >= 0.9" for i in (3, 10, 100)), "reconstruction/z/same_class >= 0.97",
+]  # fmt: skip
+PROBE = "latent/{0}/probe_accuracy > reference/untrained_encoder/{0}/probe_accuracy"
+FLOORS = {
+    "digits": {
+        "ali": [
+            "samples/class_score >= 8.3", "samples/class_frechet_ratio <= 0.3", "reconstruction/z/mse <= 0.05",
+            "reconstruction/z/same_class >= 0.7", PROBE.format("z"),
+        ],
+        "hali": ["samples/class_score >= 8.3", "samples/class_frechet_ratio <= 0.3", PROBE.format("z1"), PROBE.format("z2")],
+        "gibbsnet": [
+            "samples/class_score >= 7.8", "samples/class_frechet_ratio <= 0.6", "reconstruction/z/same_class >= 0.65",
+            *(f"chain/{i}/classes >= 8" for i in (10, 100, 1000)), "chain/1000/class_frechet_ratio <= 1", PROBE.format("z"),
+        ],
+    },
+    "ring": {"gibbsnet": RING},
+    "ring_bce": {"gibbsnet": RING},
+}  # fmt: skip
+RELATIONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
+README_ROWS = [
+    "samples/class_score", "samples/class_frechet_ratio", "chain/1000/class_frechet_ratio", "chain/1000/classes",
+    "chain/switch_rate", "latent/*/probe_accuracy", "reconstruction/*/mse", "reconstruction/*/same_class", "train/cpu_seconds",
+]  # fmt: skip
+PICTURES = {"chain.png": "digits_gibbsnet_chain.png", "samples.png": "digits_gibbsnet_samples.png"}
+MARKS = "<!-- results: written by python -m benchmarks.results -->", "<!-- end of results -->"
 
 
 def run(experiment: str, data: str, model: str, seed: int) -> Path:
@@ -60,13 +95,24 @@ def flat(nested: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield prefix + key, value
 
 
-def summary(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
+def summary(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """name -> median, least and greatest over the seeds."""
-    seeds = [numbers(run) for run in runs]
     names = [n for n in seeds[0] if all(n in s for s in seeds)]
     return {
         n: {"median": statistics.median(v), "min": min(v), "max": max(v)} for n in names if (v := [s[n] for s in seeds])
     }
+
+
+def verdicts(floors: Sequence[str], seeds: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    """floor -> how many seeds pass it; a metric that is missing, as a switch rate of nothing is, passes none."""
+    return {floor: sum(passes(floor, seed) for seed in seeds) for floor in floors}
+
+
+def passes(floor: str, found: Mapping[str, float]) -> bool:
+    """Whether a run's numbers satisfy "<metric> <relation> <number or metric>"."""
+    name, relation, bound = floor.split()
+    wanted = found.get(bound) if "/" in bound else float(bound)
+    return name in found and wanted is not None and RELATIONS[relation](found[name], wanted)
 
 
 def table(columns: Mapping[str, Mapping], rows: Sequence[str]) -> list[str]:
@@ -91,26 +137,73 @@ def cell(value: Mapping[str, float] | None) -> str:
     return median if low == high else f"{median} [{low} .. {high}]"
 
 
+def floors_table(experiment: str, passed: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Markdown: the floors of an experiment's models, and how many of its seeds pass each."""
+    of = len(TABLES[experiment][2])
+    rows = [f"| {model} | {floor} | {n} of {of} |" for model, found in passed.items() for floor, n in found.items()]
+    return ["", "| model | has to reach | seeds that do |", "|---|---|---:|", *rows] if rows else []
+
+
+def page(record: Mapping) -> list[str]:
+    """docs/results.md."""
+    text = ["# Results", "", "Median over three seeds (1, 2, 3) [least .. greatest], by `make results`.", ""]
+    for experiment, found in record.items():
+        rows = ROWS["ring"] if experiment.startswith("ring") else [*ROWS["digits"], *REFERENCES]
+        text += [f"## {experiment}", "", f"`python -m benchmarks.results {experiment}`", ""]
+        text += [*table(found["models"], rows), *floors_table(experiment, found["floors"]), ""]
+    return text
+
+
+def digest(record: Mapping) -> list[str]:
+    """The README's table: the models on digits, and ALI with the floor of GibbsNet beside them."""
+    columns = {m: c for m, c in record.get("digits", {}).get("models", {}).items()}
+    if "digits_floor" in record:
+        columns["ali, same floor"] = record["digits_floor"]["models"]["ali"]
+    text = ["`python -m benchmarks.results digits digits_floor`", "", *table(columns, README_ROWS)] if columns else []
+    for experiment in (e for e in ("ring", "ring_bce") if e in record):
+        text += ["", f"`python -m benchmarks.results {experiment}`", ""]
+        text += table(record[experiment]["models"], ROWS["ring"])
+    return text
+
+
+def between(text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
+    """The text with the lines in place of what stood between the marks."""
+    head, _, rest = text.partition(marks[0])
+    _, _, tail = rest.partition(marks[1])
+    return "\n".join([head + marks[0], "", *lines, "", marks[1] + tail])
+
+
+def measure(experiment: str) -> dict:
+    """What is recorded of one experiment: numbers by model, and the floors they pass."""
+    data, models, seeds = TABLES[experiment]
+    found = {m: [numbers(run(experiment, data, m, s)) for s in seeds] for m in models}
+    floors = FLOORS.get(experiment, {})
+    return {
+        "models": {m: summary(seeds) for m, seeds in found.items()},
+        "floors": {m: verdicts(floors[m], seeds) for m, seeds in found.items() if m in floors},
+    }
+
+
+def show(seed: int = 1) -> None:
+    """The README's pictures, from the first run of GibbsNet on digits."""
+    figures = Path("runs/digits/digits/gibbsnet", str(seed), "figures")
+    for name, kept in PICTURES.items():
+        if (figures / name).exists():
+            Path("docs/figures").mkdir(exist_ok=True)
+            shutil.copyfile(figures / name, Path("docs/figures", kept))
+
+
 def main(wanted: Sequence[str]) -> None:
-    record_path = Path("docs/results.json")
+    record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}
     for experiment in wanted or TABLES:
-        data, models, seeds = TABLES[experiment]
-        record[experiment] = {m: summary([run(experiment, data, m, s) for s in seeds]) for m in models}
+        record[experiment] = measure(experiment)
         record_path.write_text(json.dumps(record, indent=1) + "\n")
-    text = ["# Results", "", "Median over three seeds (1, 2, 3) [least .. greatest], by `make results`.", ""]
-    for experiment, columns in record.items():
-        kind = "ring" if experiment.startswith("ring") else "digits"
-        text += [
-            f"## {experiment}",
-            "",
-            f"`python -m benchmarks.results {experiment}`",
-            "",
-            *table(columns, ROWS[kind]),
-            "",
-        ]
-    Path("docs/results.md").write_text("\n".join(text))
-    print("\n".join(text))
+    record = {experiment: record[experiment] for experiment in TABLES if experiment in record}
+    Path("docs/results.md").write_text("\n".join(page(record)))
+    readme.write_text(between(readme.read_text(), MARKS, digest(record)))
+    show()
+    print("\n".join(page(record)))
 
 
 if __name__ == "__main__":

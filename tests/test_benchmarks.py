@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import ROOT
 
-from benchmarks import step
+from benchmarks import results, step
 from benchmarks.alternating import Alternating
 from benchmarks.contenders import LOOP, REST, Entry, batch_of, contender, entries, module_of
 
@@ -75,3 +76,29 @@ def test_the_alternating_loop_moves_both_players_alike(frugal):
     Alternating(module, frugal)(batch_of("digits", CPU))
     moved = {n for n, p in module.named_parameters() if p.requires_grad and not torch.equal(p, before[n])}
     assert moved == {n for n in before if not n.startswith("ema.")}
+
+
+def test_a_floor_is_a_relation_between_a_metric_and_a_number_or_a_metric():
+    found = {"a/b": 1.0, "a/c": 2.0}
+    floors = ["a/b >= 1", "a/b > 1", "a/c > a/b", "a/b > a/c", "a/c <= 1.5", "a/missing >= 0", "a/b > a/missing"]
+    assert list(results.verdicts(floors, [found]).values()) == [1, 0, 1, 0, 0, 0, 0]
+
+
+def test_every_floor_names_what_a_run_measures(tmp_path):
+    """On the record that the tables in docs were made from."""
+    record = json.loads((ROOT / "docs" / "results.json").read_text())
+    for experiment, models in results.FLOORS.items():
+        for model, floors in models.items():
+            known = record[experiment]["models"][model]
+            for floor in floors:
+                names = [word for word in floor.split() if "/" in word]
+                assert set(names) <= set(known), (experiment, model, floor)
+    committed = (ROOT / "docs" / "results.md").read_text()
+    assert "\n".join(results.page({e: record[e] for e in results.TABLES if e in record})) == committed
+
+
+def test_what_stands_between_the_marks_is_replaced_and_nothing_else():
+    text = "before\n<a>\nold\n<b>\nafter"
+    once = results.between(text, ("<a>", "<b>"), ["new"])
+    assert once == "before\n<a>\n\nnew\n\n<b>\nafter"
+    assert results.between(once, ("<a>", "<b>"), ["new"]) == once
