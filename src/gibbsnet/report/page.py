@@ -31,8 +31,9 @@ ABOUT = (
     "ALI, HALI and GibbsNet learn to draw data x together with latents z, and to infer z from x, by a game: a critic tells "
     "pairs (x, z) that start from data from pairs that the model dreams. ALI and HALI dream in one pass from the prior; "
     "GibbsNet runs a chain of N sweeps between x and z. The question of this page is what that chain buys: better samples, "
-    "better latents, a chain that keeps going. Models of one experiment share data, networks and classifier; all numbers "
-    "are of the test set, and medians over seeds with [lowest, highest] below."
+    "better latents, a chain that keeps going. Models of one experiment share data, networks and classifier. Samples are held "
+    "against the training set, codes and reconstructions are of test images that no training saw; numbers are medians over "
+    "seeds with [lowest, highest] below."
 )
 SECTIONS = {
     "samples": "Samples at i = N",
