@@ -98,14 +98,18 @@ def validation_distance(
     """A quick look at samples at i = N against the *validation* split, for choosing among checkpoints.
 
     Returns:
-        "distance", always: the Frechet distance of the judge's features, else the sliced Wasserstein distance; inf when
-        the samples are not finite, which no minimum takes. Beside it the score under its own name, and classes or modes.
+        "distance", always: the Frechet distance of the judge's features, for toys that of the modes' shares, else the
+        sliced Wasserstein distance; inf when the samples are not finite, which no minimum takes. Beside it the scores
+        under their own names.
     """
     data = getattr(data, "data", data)
     stick = _validation(data, judge, getattr(module, "device", torch.device("cpu")))
     with torch.no_grad():
         looks = [stick.look(x) for x in draws(module, samples, min(samples, 500), seed, "validation")]
-        scores = stick.quick(Look.join(looks))
+        look = Look.join(looks)
+        scores = stick.quick(look)
+    if not look.features.isfinite().all():
+        scores["distance"] = math.inf
     return {name: value if math.isfinite(value) else math.inf for name, value in scores.items()}
 
 
