@@ -155,15 +155,17 @@ def page(record: Mapping) -> list[str]:
 
 
 def digest(record: Mapping) -> list[str]:
-    """The README's table: the models on digits, and ALI with the floor of GibbsNet beside them."""
-    columns = {m: c for m, c in record.get("digits", {}).get("models", {}).items()}
-    if "digits_floor" in record:
-        columns["ali, same floor"] = record["digits_floor"]["models"]["ali"]
-    text = ["`python -m benchmarks.results digits digits_floor`", "", *table(columns, README_ROWS)] if columns else []
-    for experiment in (e for e in ("ring", "ring_bce") if e in record):
-        text += ["", f"`python -m benchmarks.results {experiment}`", ""]
-        text += table(record[experiment]["models"], ROWS["ring"])
-    return text
+    """The README's tables: the models, and beside them what tells a result from an accident of its settings."""
+    tables = (
+        ("digits", "digits_floor", "ali", "ali, same floor", README_ROWS),
+        ("ring", "ring_bce", "gibbsnet", "gibbsnet, no penalty", ROWS["ring"]),
+    )
+    text = []
+    for experiment, control, model, name, rows in tables:
+        if experiment in record and control in record:
+            columns = record[experiment]["models"] | {name: record[control]["models"][model]}
+            text += ["", f"`python -m benchmarks.results {experiment} {control}`", "", *table(columns, rows)]
+    return text[1:]
 
 
 def between(text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
