@@ -7,6 +7,7 @@ Embeddings alone have no axes to fix.
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,7 @@ PALETTE = (
 DPI = 110
 LIMIT = 200 * 1024
 TILE = 56
+NUMBERS = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -442,11 +444,11 @@ def parallel(
     worst_first = sorted(trials, key=lambda trial: trial["value"], reverse=goal == "minimize")
     values = np.array([trial["value"] for trial in worst_first])
     axes = [_axis([t["params"][name] for t in worst_first], ranges.get(name)) for name in parameters]
-    axes.append(_continuous(values, log=values.min() > 0 and values.max() > 20 * values.min()))
+    axes.append(_continuous(values, log=values.min() > 0 and values.max() > 5 * values.min()))
     figure = Figure(figsize=(max(5.5, 1.9 * len(axes)), 3.6), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    panel.set(xlim=(-0.35, len(axes) - 0.4), ylim=(-0.06, 1.06), xticks=[], yticks=[])
+    panel.set(xlim=(-0.4, len(axes) - 0.7), ylim=(-0.06, 1.06), xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     arrow = "↓" if goal == "minimize" else "↑"
     for x, (name, (_, ticks)) in enumerate(zip([*parameters, f"{metric} {arrow}"], axes, strict=True)):
@@ -477,7 +479,7 @@ def _axis(words: Sequence[str], log: bool | None) -> tuple[np.ndarray, list[tupl
     """Where each word stands on an axis from 0 to 1, and the axis's ticks: evenly spaced where it is no range."""
     if log is not None:
         return _continuous(np.array(words, float), log)
-    known = sorted(set(words), key=lambda word: (_number(word) is None, _number(word) or 0.0, word))
+    known = sorted(set(words), key=lambda word: (word[:1] == "[", [float(n) for n in NUMBERS.findall(word)], word))
     centres = dict(zip(known, (np.arange(len(known)) + 0.5) / len(known), strict=True))
     # Lines through one word lie side by side, in the order of their values, so that each can be followed.
     places = np.empty(len(words))
@@ -493,13 +495,6 @@ def _continuous(values: np.ndarray, log: bool) -> tuple[np.ndarray, list[tuple[f
     span = float(place(high) - place(low)) or 1.0
     marks = np.exp(np.linspace(np.log(low), np.log(high), 5)) if log else np.linspace(low, high, 5)
     return (place(values) - place(low)) / span, [(float(place(m) - place(low)) / span, f"{m:.3g}") for m in marks]
-
-
-def _number(word: str) -> float | None:
-    try:
-        return float(word)
-    except ValueError:
-        return None
 
 
 # ------------------------------------------------------------------------------------------------------------ files
