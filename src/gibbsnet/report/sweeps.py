@@ -70,7 +70,7 @@ def shown_sweep(sweep: Sweep, image) -> Markup:
         tag("p", *_summary(content)),
         tag("pre", content["command"]),
         tag("p", CAPTION, class_="muted") if sweep.picture else None,
-        sweep.picture and tag("figure", image(sweep.picture, f"trials of {sweep.folder.name}"), class_="card wide"),
+        sweep.picture and tag("figure", image(sweep.picture, f"trials of {sweep.folder.name}"), class_="card"),
         _table(content),
         id=sweep.anchor,
     )

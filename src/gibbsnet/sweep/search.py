@@ -83,6 +83,8 @@ class Search:
         best = GOALS[self.plan.goal](values) if values and not error else None
         trial.set_user_attr("value", best)
         trial.set_user_attr("error", error)
+        # A grid's own sampler would now end Study.optimize after the last point; there is no such loop here.
+        self.study.sampler = self.optuna.samplers.RandomSampler()
         if error or stopped:
             self.study.tell(trial, state=state.FAIL if error else state.PRUNED)
         else:
