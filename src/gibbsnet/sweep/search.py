@@ -28,23 +28,24 @@ class Search:
 
     def __init__(self, plan: Plan, folder: Path, overrides: list[str]):
         self.plan, self.optuna = plan, _optuna()
-        backend = self.optuna.storages.journal.JournalFileBackend(str(_whole(folder / "study.log")))
-        self.study = self.optuna.create_study(
-            study_name=plan.path.stem,
-            storage=self.optuna.storages.JournalStorage(backend),
-            direction=plan.goal,
-            pruner=self._pruner(),
-            load_if_exists=True,
-        )
+        log = _mended(folder / "study.log")
+        known = {
+            "study_name": "sweep",
+            "storage": self.optuna.storages.JournalStorage(self.optuna.storages.journal.JournalFileBackend(str(log))),
+            "pruner": self._pruner(),
+        }
+        old = log.stat().st_size > 0
+        self.study = self.optuna.load_study(**known) if old else self.optuna.create_study(direction=plan.goal, **known)
         self._claim({**plan.source, "overrides": overrides}, folder)
 
     def _claim(self, identity: Mapping[str, Any], folder: Path) -> None:
-        known = self.study.user_attrs.get("identity", identity)
-        if changed := [key for key in identity if known.get(key) != identity[key]]:
+        known = self.study.user_attrs.get("identity")
+        if known is None:
+            self.study.set_user_attr("identity", identity)
+        elif changed := [key for key in identity if known.get(key) != identity[key]]:
             raise ConfigError(
                 f"{folder} holds another sweep ({', '.join(changed)}): choose another out=FOLDER, or remove that one"
             )
-        self.study.set_user_attr("identity", identity)
 
     @property
     def finished(self) -> int:
@@ -128,8 +129,13 @@ def _optuna() -> Any:
     return optuna
 
 
-def _whole(path: Path) -> Path:
-    """A log of whole lines: a power loss may have torn the last one, which Optuna would write on behind."""
+def _mended(path: Path) -> Path:
+    """The search's record as Optuna can go on with it, for the only process that is at work there.
+
+    A power loss may have torn its last line, behind which Optuna would write on; a kill may have left Optuna's own lock, for
+    which it would wait.
+    """
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     lines = path.read_bytes() if path.exists() else b""
     if not lines.endswith(b"\n"):
         path.write_bytes(lines[: lines.rfind(b"\n") + 1])
