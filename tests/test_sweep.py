@@ -34,7 +34,8 @@ for k in range(len(path.read_text().splitlines()) if path.exists() else 0, 8):
         sys.exit(130)
     value = None if said.get("optim.clip") == "0.5" else floor + 1 / (k + 1)
     path.open("a").write(json.dumps({"step": k, "train/loss": 1.0, "val/distance": value}) + "\\n")
-    while k == 3 and hold.exists() and hold.read_text() in sys.argv and not stop:
+    end = time.monotonic() + 120
+    while k == 3 and hold.exists() and hold.read_text() in sys.argv and not stop and time.monotonic() < end:
         time.sleep(0.01)
 """
 EARLY = {"type": "hyperband", "min_iter": 2, "eta": 2}
