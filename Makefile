@@ -11,6 +11,8 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	# W&B's schema of sweep files, for the tests: a package that asks for an older numpy, and whose code is never run.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps sweeps==0.3.0
 	touch $@
 
 repro: install

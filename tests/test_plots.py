@@ -243,3 +243,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         plots.write(tmp_path / "f", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_bytes() == b"old"
+
+
+def sweep_trials(values, states=None, **params):
+    states = states or ["complete"] * len(values)
+    return [
+        {"params": {key: words[k] for key, words in params.items()}, "value": value, "state": states[k]}
+        for k, (value, _) in enumerate(zip(values, states, strict=True))
+    ]
+
+
+def test_parallel_coordinates_end_at_the_value_and_mark_the_best():
+    trials = sweep_trials(
+        [3.0, 1.0, 2.0], ["complete", "complete", "stopped"], **{"optim.lr": ["0.001", "0.01", "0.1"]}
+    )
+    for goal, best in (("minimize", 0.0), ("maximize", 1.0)):
+        figure = plots.parallel(trials, ["optim.lr"], "val/distance", goal, {"optim.lr": True})
+        lines = [
+            line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and list(line.get_xdata()) == [0, 1]
+        ]
+        ends = {float(line.get_ydata()[0]): float(line.get_ydata()[1]) for line in lines}
+        assert ends == pytest.approx({0.0: 1.0, 0.5: 0.0, 1.0: 0.5}), "logarithmic to the left, the value to the right"
+        (red,) = [line for line in lines if line.get_color() == plots.PALETTE[3]]
+        assert red.get_ydata()[1] == best
+        assert [line.get_linestyle() for line in lines].count("--") == 1
+
+
+def test_parallel_coordinates_order_words_by_their_numbers_and_keep_equal_ones_apart():
+    places, ticks = plots._axis(["[16]", "[2]", "[8]", "[2]"], None)
+    assert [word for _, word in ticks] == ["[2]", "[8]", "[16]"]
+    assert places[1] != places[3] and max(places[1], places[3]) < places[2] < places[0]
+    assert [word for _, word in plots._axis(["[0, 3]", "10", "3", "ali"], None)[1]] == ["ali", "3", "10", "[0, 3]"]
+    assert plots._axis(["5", "5"], False)[0].tolist() == [0.0, 0.0]

@@ -15,6 +15,7 @@ OPTIONAL = {
     "torch_fidelity": "evaluation",
     "torchvision": "evaluation",
     "dvc": "",
+    "optuna": "sweep",
 }
 
 

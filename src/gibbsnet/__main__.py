@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "score a trained run and draw its pictures",
     "sample": "draw chains from a trained run",
     "report": "one page about every run below a folder",
+    "sweep": "run a W&B sweep file on this machine, without a server",
 }
 EXAMPLES = {
     "prepare": ["data=digits", "data=mnist data.root=~/datasets"],
@@ -19,6 +20,8 @@ EXAMPLES = {
     "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000"],
     "sample": ["run=runs/mine chains.unclamped.steps=100"],
     "report": ["runs out=reports"],
+    "sweep": ["sweeps/steps.yaml", "sweeps/bayes.yaml trials=8 steps=2000 tracking.mode=disabled",
+              "sweeps/steps.yaml data=ring out=runs/sweeps/ring"],
 }  # fmt: skip
 
 
@@ -37,6 +40,7 @@ def usage(command: str | None = None) -> str:
         *groups,
         "",
         "Keys, a.b=value: see conf/config.yaml and the files above.",
+        *["trials=N in all, out=FOLDER; the other keys are every trial's."] * (command == "sweep"),
     ]
     return "\n".join(
         [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else [])]
@@ -50,6 +54,11 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
         folders, out = _report_arguments(arguments)
         print(report(folders[0], out, runs=folders if len(folders) > 1 else None))
+        return
+    if command == "sweep":
+        from .sweep import sweep
+
+        sweep(arguments)
         return
     config = load(arguments) if command in ("prepare", "train") else load(arguments, into=read(_run_of(arguments)))
     module = __import__(f"gibbsnet.{command}", fromlist=[command])

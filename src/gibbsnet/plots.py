@@ -7,6 +7,7 @@ Embeddings alone have no axes to fix.
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -39,6 +41,7 @@ PALETTE = (
 DPI = 110
 LIMIT = 200 * 1024
 TILE = 56
+NUMBERS = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -422,6 +425,76 @@ def _between(module, latents: State, real: Tensor, seed: int, rows: int = 8, col
     line = [{z: torch.lerp(first[z], last[z], t) for z in first} for t in torch.linspace(0, 1, columns).tolist()]
     path = torch.stack([module.decode(state, seed).detach().cpu() for state in line], 1)
     return path, (real[:rows], real[rows : 2 * rows])
+
+
+# ----------------------------------------------------------------------------------------------------------- sweeps
+
+
+def parallel(
+    trials: Sequence[Mapping], parameters: Sequence[str], metric: str, goal: str, ranges: Mapping[str, bool] = {}
+) -> Figure:
+    """Parallel coordinates of a sweep: a line per trial through its parameters to its value; dark is good, the best is red.
+
+    Arguments:
+        trials: each with params (name -> word), value (finite) and state; those that were stopped early are dashed.
+        parameters, metric: the axes, from left to right.
+        goal: minimize or maximize.
+        ranges: the parameters that are numbers from a range -> whether their axis is logarithmic.
+    """
+    worst_first = sorted(trials, key=lambda trial: trial["value"], reverse=goal == "minimize")
+    values = np.array([trial["value"] for trial in worst_first])
+    axes = [_axis([t["params"][name] for t in worst_first], ranges.get(name)) for name in parameters]
+    axes.append(_continuous(values, log=values.min() > 0 and values.max() > 5 * values.min()))
+    figure = Figure(figsize=(max(5.5, 1.9 * len(axes)), 3.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set(xlim=(-0.4, len(axes) - 0.7), ylim=(-0.06, 1.06), xticks=[], yticks=[])
+    panel.spines[:].set_visible(False)
+    arrow = "↓" if goal == "minimize" else "↑"
+    for x, (name, (_, ticks)) in enumerate(zip([*parameters, f"{metric} {arrow}"], axes, strict=True)):
+        _upright(panel, x, name, ticks)
+    for k, trial in enumerate(worst_first):
+        colour = colormaps["viridis_r"](0.1 + 0.9 * k / max(1, len(worst_first) - 1))
+        best = k == len(worst_first) - 1
+        panel.plot(
+            range(len(axes)), [places[k] for places, _ in axes], color=PALETTE[3] if best else colour,
+            linewidth=2 if best else 1.1, alpha=0.9, linestyle="--" if trial["state"] == "stopped" else "-", zorder=2 + best,
+        )  # fmt: skip
+    return figure
+
+
+def _upright(panel: Axes, x: int, name: str, ticks: Sequence[tuple[float, str]]) -> None:
+    """One axis of many: its name above, its ticks to the left."""
+    panel.plot([x, x], [0, 1], color=MUTED, linewidth=0.8, zorder=1)
+    panel.text(x, 1.09, name, size=8.5, color=INK, ha="center", va="bottom")
+    for y, label in ticks:
+        panel.plot([x - 0.02, x], [y, y], color=MUTED, linewidth=0.8, zorder=1)
+        panel.text(
+            x - 0.04, y, label, size=7.5, color=MUTED, ha="right", va="center",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=5,
+        )  # fmt: skip
+
+
+def _axis(words: Sequence[str], log: bool | None) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Where each word stands on an axis from 0 to 1, and the axis's ticks: evenly spaced where it is no range."""
+    if log is not None:
+        return _continuous(np.array(words, float), log)
+    known = sorted(set(words), key=lambda word: (word[:1] == "[", [float(n) for n in NUMBERS.findall(word)], word))
+    centres = dict(zip(known, (np.arange(len(known)) + 0.5) / len(known), strict=True))
+    # Lines through one word lie side by side, in the order of their values, so that each can be followed.
+    places = np.empty(len(words))
+    for word in known:
+        same = [k for k, other in enumerate(words) if other == word]
+        places[same] = centres[word] + np.linspace(-0.25, 0.25, len(same) + 2)[1:-1] / len(known)
+    return places, [(centre, word) for word, centre in centres.items()]
+
+
+def _continuous(values: np.ndarray, log: bool) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    low, high = values.min(), values.max()
+    place = np.log if log else np.asarray
+    span = float(place(high) - place(low)) or 1.0
+    marks = np.exp(np.linspace(np.log(low), np.log(high), 5)) if log else np.linspace(low, high, 5)
+    return (place(values) - place(low)) / span, [(float(place(m) - place(low)) / span, f"{m:.3g}") for m in marks]
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gibbsnet.plots import write
+from gibbsnet.report import sweeps
 from gibbsnet.report.page import page
 from gibbsnet.report.runs import Run, find, read
 from gibbsnet.report.scores import compare, reference_spreads, rows, spreads
@@ -21,21 +22,22 @@ def report(
     Equal runs give equal bytes.
 
     Arguments:
-        folder: every folder below it that holds a config.yaml is a run.
+        folder: every folder below it that holds a config.yaml is a run, every one that holds a sweep.json is a sweep.
         runs: run folders, or folders above them, in place of `folder`.
 
     Raises ValueError if there is no run; runs that are unfinished or damaged are listed on the page with the reason.
     """
-    folders = (
-        find(Path(folder)) if runs is None else sorted({f for run in runs for f in find(Path(run)) or [Path(run)]})
-    )
-    if not folders:
+    places = [Path(folder)] if runs is None else [Path(run) for run in runs]
+    swept = [sweeps.read(found) for found in sorted({found for place in places for found in sweeps.find(place)})]
+    listed = runs is not None  # what was named and is not there is told on the page
+    folders = sorted({f for p in places for f in find(p) or [p] * (listed and not sweeps.find(p))})
+    if not folders and not swept:
         where = f"below {folder}" if runs is None else "in an empty list of runs"
         raise ValueError(f"no run {where}: `python -m gibbsnet train model=gibbsnet data=digits` makes one")
     found = sorted(map(read, folders), key=lambda run: (bool(run.damage), () if run.damage else run.key))
     out = Path(out)
     write(out / "metrics.csv", _csv([run for run in found if not run.damage]).encode())
-    write(out / "index.html", page(found).encode())
+    write(out / "index.html", page(found, swept).encode())
     return out / "index.html"
 
 

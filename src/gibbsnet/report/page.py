@@ -24,6 +24,7 @@ from gibbsnet.report.scores import (
 )
 from gibbsnet.report.style import STYLE
 from gibbsnet.report.summary import Entry, Finding, findings
+from gibbsnet.report.sweeps import Sweep, shown_sweep
 from gibbsnet.report.words import PICTURES, REFERENCES, SCORES
 
 TITLE = "Adversarially learned joint models"
@@ -44,15 +45,16 @@ SECTIONS = {
 ARROWS = {1: "↑", -1: "↓", 0: ""}
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The whole document; damaged runs are listed, the others compared."""
+def page(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> str:
+    """The whole document; damaged runs are listed, the others compared, and below them the sweeps."""
     sound = [run for run in runs if not run.damage]
     comparisons = compare(sound)
     palette = colours({run.model for run in sound})
     body = [
-        tag("header", tag("h1", TITLE), tag("p", ABOUT, class_="lead"), _counts(runs, comparisons)),
+        tag("header", tag("h1", TITLE), tag("p", ABOUT, class_="lead"), _counts(runs, comparisons, sweeps)),
         _in_short(comparisons),
         *(_comparison(comparison, palette) for comparison in comparisons),
+        *(shown_sweep(sweep, _png) for sweep in sweeps),
         _troubles(runs),
         _all_runs(sound),
         _glossary(comparisons),
@@ -66,10 +68,12 @@ def page(runs: Sequence[Run]) -> str:
     return "<!doctype html>\n" + tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en") + "\n"
 
 
-def _counts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> Markup:
+def _counts(runs: Sequence[Run], comparisons: Sequence[Comparison], sweeps: Sequence[Sweep]) -> Markup:
     """How much there is, with links to each experiment."""
     links = [tag("a", _name(c), href=f"#{c.anchor}") for c in comparisons]
-    more = [tag("a", "runs", href="#runs"), tag("a", "what the numbers mean", href="#glossary")]
+    links += [tag("a", f"sweep {sweep.folder.name}", href=f"#{sweep.anchor}") for sweep in sweeps]
+    links += [tag("a", "runs", href="#runs")] * any(not run.damage for run in runs)
+    more = [tag("a", "what the numbers mean", href="#glossary")]
     return tag("nav", tag("span", f"{len(runs)} run{'s' * (len(runs) != 1)}"), *links, *more)
 
 
@@ -251,6 +255,10 @@ def _curves(title: str, figure, legend: Sequence[Markup], caption: str) -> Marku
         return None
     image = tag("img", src=_uri(svg(figure), "svg+xml"), alt=title, tabindex=0)
     return join(tag("h3", title, *legend), tag("p", caption, class_="muted"), tag("figure", image, class_="card wide"))
+
+
+def _png(content: bytes, alt: str) -> Markup:
+    return tag("img", src=_uri(content, "png"), alt=alt, tabindex=0)
 
 
 def _uri(content: bytes, kind: str) -> str:

@@ -59,10 +59,15 @@ class Run:
 
 
 def find(folder: Path) -> list[Path]:
-    """Folders below `folder` that hold a config.yaml, in order; those inside of a run folder (a tracker's) do not count."""
+    """Folders below `folder` that hold a config.yaml, in order.
+
+    Those inside of a run folder (a tracker's) do not count, and neither do a sweep's trials, which differ in more than a seed.
+    """
     found = []
     for path, inside, files in os.walk(folder):
-        if "config.yaml" in files:
+        if "sweep.json" in files:
+            inside.clear()
+        elif "config.yaml" in files:
             found.append(Path(path))
             inside.clear()
     return sorted(found)

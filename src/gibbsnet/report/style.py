@@ -86,6 +86,11 @@ td.best small { color: inherit; opacity: .8; }
 .model { font-weight: 400; font-size: .9rem; }
 table.plain td { text-align: left; }
 table.plain .words { white-space: normal; }
+.card + .scroll { margin-top: 1rem; }
+table.trials th:first-child { text-align: left; padding-left: 0; }
+table.trials th[scope=row] { min-width: 3rem; }
+table.trials td { min-width: 4rem; }
+table.trials .words { text-align: left; white-space: normal; min-width: 14rem; }
 
 .card { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem; }
 .card img { display: block; max-width: 100%; margin: 0 auto; cursor: zoom-in; outline-offset: 4px; }
