@@ -10,12 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .checkpoints import Checkpoints, Stop, interrupted
+from .checkpoints import Checkpoints
 from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
 from .readings import NonFiniteError
 from .speed import Speed
+from .stopping import Stop, interrupted
 from .tracking import Tracking, TrackingError, log_metrics, tracker
 
 __all__ = [
