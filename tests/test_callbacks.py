@@ -416,7 +416,7 @@ class TestTwoRanks:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
     def test_a_signal_to_one_stops_both_with_a_checkpoint(self, tmp_path, number):
-        _, trainer = two_ranks(tmp_path, interrupt(number), at=4)
+        two_ranks(tmp_path, interrupt(number), at=4)
         assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 6
 
     def test_an_ill_rank_stops_both(self, tmp_path):

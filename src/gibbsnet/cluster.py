@@ -9,19 +9,21 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from .config import ConfigError
 
 
-def plugins() -> list[SLURMEnvironment]:
+def plugins(devices: int | str | list, nodes: int) -> list[SLURMEnvironment]:
     """For the Trainer: under SLURM an environment without Lightning's own handlers, which save in the middle of a batch.
 
     Raises:
-        ConfigError: the job's tasks are not laid out as Lightning wants them.
+        ConfigError: the job's tasks are not laid out as Lightning wants them, or are not as many as the devices.
     """
     if not SLURMEnvironment.detect():
         return []
-    if int(os.environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise ConfigError(
-            "the job says --ntasks: Lightning needs --nodes and --ntasks-per-node, as in slurm/train.sbatch"
-        )
-    return [SLURMEnvironment(auto_requeue=False)]
+    try:
+        environment = SLURMEnvironment(auto_requeue=False)
+        if isinstance(devices, int):
+            environment.validate_settings(devices, nodes)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"trainer.devices={devices} trainer.num_nodes={nodes}: {error}") from error
+    return [environment]
 
 
 def job() -> str | None:

@@ -95,7 +95,7 @@ def _trainer(run: Path, config: Mapping, data, judge) -> Trainer:
         num_nodes=options["num_nodes"],
         strategy=options["strategy"],
         precision=options["precision"],
-        plugins=cluster.plugins(),
+        plugins=cluster.plugins(options["devices"], options["num_nodes"]),
         max_time=options["max_time"],
         fast_dev_run=5 if options["fast_dev_run"] else False,
         max_steps=config["steps"],
