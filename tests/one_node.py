@@ -11,8 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
-# The GPUs are empty files: nothing here touches them, but the job scripts run as they are.
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "setpriv")
+# The two GPUs are other devices, which nothing here touches, so that the job scripts run as they are.
 CONF = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
@@ -182,9 +182,7 @@ class OneNode:
         controller, node = free_ports(2)
         words = dict(host=self.host, user=getpass.getuser(), folder=self.folder, controller=controller, node=node)
         (self.folder / "slurm.conf").write_text(CONF.format(**words))
-        for k in (0, 1):
-            (self.folder / f"gpu{k}").touch()
-        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-1]\n")
+        (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
 
     def _launch(self, *command: str) -> None:
         """A daemon that dies with this process, should it be killed."""

@@ -21,7 +21,7 @@ pytestmark = [
         bool(missing()), reason=f"SLURM is not installed (make test-cluster): no {', '.join(missing())}"
     ),
 ]
-STEPS = 600
+STEPS = 400
 BLOCKED = 1 << (signal.SIGUSR1 - 1)
 
 
