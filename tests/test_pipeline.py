@@ -145,8 +145,8 @@ def test_queued_experiments_run_their_own_code_and_data_two_at_once(reproduced):
     try:
         reproduced.dvc("exp", "run", "--run-all", "--jobs", "2")
     finally:
-        subprocess.run([sys.executable, "-m", "dvc", "queue", "stop", "--kill"], cwd=reproduced.folder, env=reproduced.environment,
-                       capture_output=True, timeout=120)  # fmt: skip
+        stop = [sys.executable, "-m", "dvc", "queue", "stop", "--kill"]
+        subprocess.run(stop, cwd=reproduced.folder, env=reproduced.environment, capture_output=True, timeout=120)
         (reproduced.folder / SPEED).write_text(source)
     assert (reproduced.folder / TRAIN_JSON).read_text() == before, "the workspace's run is as it was"
     shown = experiments(reproduced)
