@@ -1,4 +1,4 @@
-"""What signals do to the train command, and what SLURM is told then, with a stand-in for scontrol (tests/test_cluster.py: SLURM)."""
+"""What signals do to the train command, and what SLURM is told then, with a stand-in for scontrol (test_cluster.py: SLURM)."""
 
 import os
 import signal
