@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "setpriv")
-# The two GPUs are other devices, which nothing here touches, so that the job scripts run as they are.
 CONF = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
@@ -45,8 +44,7 @@ Waittime=0
 ReturnToService=2
 PropagateResourceLimits=NONE
 SlurmdParameters=config_overrides
-GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -182,7 +180,6 @@ class OneNode:
         controller, node = free_ports(2)
         words = dict(host=self.host, user=getpass.getuser(), folder=self.folder, controller=controller, node=node)
         (self.folder / "slurm.conf").write_text(CONF.format(**words))
-        (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
 
     def _launch(self, *command: str) -> None:
         """A daemon that dies with this process, should it be killed."""

@@ -22,6 +22,7 @@ pytestmark = [
     ),
 ]
 STEPS = 400
+LIMIT = 600  # seconds for anything to happen, on a machine however busy
 BLOCKED = 1 << (signal.SIGUSR1 - 1)
 
 
@@ -34,7 +35,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def submit(cluster, judges):
-    """Submits a training of two tasks, by the script as it is, into a run folder; the job's number."""
+    """Submits a training of two tasks on CPUs, by the script's own lines, into a run folder; the job's number."""
 
     def submit(run: Path) -> str:
         settings = [f"run={run}", f"steps={STEPS}", f"judges={judges}", "model=gibbsnet", "chains.unclamped.persistent=0.5",
@@ -42,8 +43,8 @@ def submit(cluster, judges):
                     "tracking.mode=disabled"]  # fmt: skip
         where = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environment['PATH']}"}
         where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "GLOO_SOCKET_IFNAME": "lo"}
-        output = f"--output={cluster.folder}/%j.out"
-        return cluster.sbatch(output, str(ROOT / "slurm/train.sbatch"), *settings, cwd=ROOT, **where)
+        options = ["--gpus-per-node=0", f"--output={cluster.folder}/%j.out"]
+        return cluster.sbatch(*options, str(ROOT / "slurm/train.sbatch"), *settings, cwd=ROOT, **where)
 
     return submit
 
@@ -52,7 +53,7 @@ def submit(cluster, judges):
 def whole(cluster, submit, tmp_path_factory):
     """The run of an undisturbed job."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    cluster.wait_for(submit(run), 180, JobState="COMPLETED")
+    cluster.wait_for(submit(run), LIMIT, JobState="COMPLETED")
     assert json.loads((run / "train.json").read_text())["ranks"] == 2
     return run
 
@@ -73,7 +74,7 @@ def wait_until_under_way(cluster, run, step):
     """Until the history shows a step beyond this one."""
     history = run / "history.jsonl"
     cluster.wait(
-        lambda: history.exists() and history.read_text().count("\n") > step // 10, 120, f"step {step} of {run}"
+        lambda: history.exists() and history.read_text().count("\n") > step // 10, LIMIT, f"step {step} of {run}"
     )
 
 
@@ -95,21 +96,21 @@ def test_a_warned_job_is_queued_again_and_ends_where_an_undisturbed_one_ends(clu
         tasks = cluster.tasks(job)
         return len(tasks) == 2 and all(map(blocked, tasks))
 
-    cluster.wait(importing, 60, "both tasks to import")
+    cluster.wait(importing, LIMIT, "both tasks to import")
     assert not (run / "config.yaml").exists(), "the warning is to come before the training"
     cluster.run("scancel", "--signal=USR1", job)
-    cluster.wait_for(job, 90, JobState="PENDING", Restarts="1")
+    cluster.wait_for(job, LIMIT, JobState="PENDING", Restarts="1")
     assert checkpoint(run)["global_step"] == 10, "the first batch after which the ranks agree"
 
     start_now(cluster, job)
     wait_until_under_way(cluster, run, 50)
     cluster.run("scancel", "--signal=USR1", job)
-    cluster.wait_for(job, 60, JobState="PENDING", Restarts="2")
+    cluster.wait_for(job, LIMIT, JobState="PENDING", Restarts="2")
     assert 50 <= checkpoint(run)["global_step"] < STEPS and checkpoint(run)["global_step"] % 10 == 0
     written = last.stat().st_mtime_ns
 
     start_now(cluster, job)
-    cluster.wait_for(job, 120, JobState="COMPLETED", Restarts="2")
+    cluster.wait_for(job, LIMIT, JobState="COMPLETED", Restarts="2")
     assert last.stat().st_mtime_ns > written
     assert_same(run, whole)
     said = (cluster.folder / f"{job}.out").read_text()
@@ -123,9 +124,9 @@ def test_a_cancelled_job_keeps_its_last_batch(cluster, submit, whole, tmp_path):
     job = submit(run)
     wait_until_under_way(cluster, run, 50)
     cluster.run("scancel", job)
-    facts = cluster.wait_for(job, 60, JobState="CANCELLED")
+    facts = cluster.wait_for(job, LIMIT, JobState="CANCELLED")
     assert facts["Restarts"] == "0"
-    cluster.wait(lambda: not cluster.run("squeue", "-h").strip(), 60, "the cancelled job to be gone")
+    cluster.wait(lambda: not cluster.run("squeue", "-h").strip(), LIMIT, "the cancelled job to be gone")
     assert 50 <= checkpoint(run)["global_step"] < STEPS
-    cluster.wait_for(submit(run), 120, JobState="COMPLETED")
+    cluster.wait_for(submit(run), LIMIT, JobState="COMPLETED")
     assert_same(run, whole)

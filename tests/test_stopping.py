@@ -85,7 +85,9 @@ def test_a_task_of_an_array_is_queued_again_alone(monkeypatch, scontrol):
     assert asked() == ["requeue 17_3"]
 
 
-@pytest.mark.parametrize(("answer", "reason"), [("echo not permitted >&2; exit 1", "not permitted"), ("exit 1", "failed")])
+@pytest.mark.parametrize(
+    ("answer", "reason"), [("echo not permitted >&2; exit 1", "not permitted"), ("exit 1", "failed")]
+)
 def test_a_refusal_is_told(monkeypatch, scontrol, answer, reason):
     scontrol(answer)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
