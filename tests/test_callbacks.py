@@ -222,8 +222,8 @@ class TestStop:
             assert trainer.global_step == 1 and ours.interrupted(trainer) == signal.SIGUSR1
             interrupt(signal.SIGUSR1)(None)
             assert signal.sigpending() == {signal.SIGUSR1}
-            signal.sigwait([signal.SIGUSR1])
         finally:
+            signal.sigtimedwait([signal.SIGUSR1], 0)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
