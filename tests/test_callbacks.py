@@ -419,6 +419,18 @@ class TestTwoRanks:
         two_ranks(tmp_path, interrupt(number), at=4)
         assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 6
 
+    def test_different_signals_are_the_same_to_all(self, tmp_path):
+        """A cancelled job is not to be queued again because one rank had been warned before."""
+
+        class Tell(Callback):
+            def on_train_end(self, trainer, pl_module):
+                (tmp_path / str(trainer.global_rank)).write_text(ours.interrupted(trainer).name)
+
+        module = Toy({4: lambda module: interrupt([signal.SIGTERM, signal.SIGUSR1][module.global_rank])(module)})
+        options = dict(enable_checkpointing=False, devices=2, strategy="ddp_fork")
+        fit([ours.Stop(every=3), Tell()], module=module, **options)
+        assert [(tmp_path / rank).read_text() for rank in "01"] == ["SIGTERM", "SIGTERM"]
+
     def test_an_ill_rank_stops_both(self, tmp_path):
         with pytest.raises(Exception, match="step 10: loss_critic = nan"):
             two_ranks(tmp_path, ill=10)
