@@ -3,7 +3,7 @@ export PYTHONPATH := src
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install repro test test-slow results lint bench clean
+.PHONY: install repro test test-slow test-cluster test-dvc results lint bench clean
 
 install: .venv/installed
 
@@ -20,10 +20,21 @@ repro: install
 	@echo "the report: $(CURDIR)/reports/index.html"
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --cov=gibbsnet --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not cluster" --cov=gibbsnet --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not cluster"
+
+# A real SLURM on this machine: about two minutes. It is installed where it is missing and may be (Debian, root).
+test-cluster: install
+	@command -v slurmctld >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || ( \
+		apt-get -qq -o Acquire::Retries=3 update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 install -y --no-install-recommends slurm-wlm munge )
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_cluster.py -rs
+
+# Queued experiments and a remote, in clones of this repository: some minutes.
+test-dvc: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_pipeline.py
 
 results: install
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m benchmarks.results

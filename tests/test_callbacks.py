@@ -91,17 +91,13 @@ class TestHistory:
 
 
 class TestResume:
-    @pytest.mark.parametrize("event", [interrupt(signal.SIGINT), interrupt(signal.SIGTERM)], ids=["int", "term"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
     @pytest.mark.parametrize("at", [8, 11])
-    def test_interrupted_equals_uninterrupted(self, tmp_path, event, at):
+    def test_interrupted_equals_uninterrupted(self, tmp_path, number, at):
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         fit(ours.callbacks(whole, **OPTIONS))
-        with (
-            pytest.raises(BaseException)
-            if event.__closure__[0].cell_contents == signal.SIGTERM
-            else warnings.catch_warnings()
-        ):
-            fit(ours.callbacks(parts, **OPTIONS), module=Toy({at: event}))
+        _, trainer = fit(ours.callbacks(parts, **OPTIONS), module=Toy({at: interrupt(number)}))
+        assert ours.interrupted(trainer) == number
         assert load(parts / "checkpoints/last.ckpt")["global_step"] == at
         module, _ = fit(ours.callbacks(parts, **OPTIONS), ckpt_path=parts / "checkpoints/last.ckpt")
         assert module.seen == list(range(at, 20))
@@ -217,7 +213,26 @@ class TestStop:
         _, trainer = fit([ours.Stop()], module=Toy({20: interrupt()}), enable_checkpointing=False)
         assert ours.interrupted(trainer) is None
 
-    def test_the_second_signal_acts_at_once(self, tmp_path):
+    def test_a_warning_that_comes_too_early_waits_and_one_that_comes_too_late_does_nothing(self):
+        """As `python -m gibbsnet` has it: SIGUSR1 is blocked but while `Stop` listens."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        try:
+            interrupt(signal.SIGUSR1)(None)
+            _, trainer = fit([ours.Stop()], enable_checkpointing=False)
+            assert trainer.global_step == 1 and ours.interrupted(trainer) == signal.SIGUSR1
+            interrupt(signal.SIGUSR1)(None)
+            assert signal.sigpending() == {signal.SIGUSR1}
+        finally:
+            signal.sigtimedwait([signal.SIGUSR1], 0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+    def test_schedulers_repeat_themselves(self, number):
+        _, trainer = fit([ours.Stop()], module=Toy({3: lambda module: [interrupt(number)(module) for _ in range(3)]}),
+                         enable_checkpointing=False)  # fmt: skip
+        assert trainer.global_step == 3 and ours.interrupted(trainer) == number
+
+    def test_the_second_interrupt_acts_at_once(self, tmp_path):
         def twice(module):
             interrupt()(module)
             interrupt()(module)
@@ -382,7 +397,7 @@ def two_ranks(run, event=None, at=None, ill=None):
             file.write(f"{module.global_rank}\n")
         return distance(module)
 
-    options = OPTIONS | dict(measure=measure)
+    options = OPTIONS | dict(measure=measure, agree_every=3)
     return fit(ours.callbacks(run, **options), module=module, devices=2, strategy="ddp_fork")
 
 
@@ -399,9 +414,22 @@ class TestTwoRanks:
         assert json.loads((tmp_path / "train.json").read_text())["ranks"] == 2
         assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 20
 
-    def test_a_signal_to_one_stops_both_with_a_checkpoint(self, tmp_path):
-        two_ranks(tmp_path, interrupt(), at=3)
-        assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 5
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+    def test_a_signal_to_one_stops_both_with_a_checkpoint(self, tmp_path, number):
+        two_ranks(tmp_path, interrupt(number), at=4)
+        assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 6
+
+    def test_different_signals_are_the_same_to_all(self, tmp_path):
+        """A cancelled job is not to be queued again because one rank had been warned before."""
+
+        class Tell(Callback):
+            def on_train_end(self, trainer, pl_module):
+                (tmp_path / str(trainer.global_rank)).write_text(ours.interrupted(trainer).name)
+
+        module = Toy({4: lambda module: interrupt([signal.SIGTERM, signal.SIGUSR1][module.global_rank])(module)})
+        options = dict(enable_checkpointing=False, devices=2, strategy="ddp_fork")
+        fit([ours.Stop(every=3), Tell()], module=module, **options)
+        assert [(tmp_path / rank).read_text() for rank in "01"] == ["SIGTERM", "SIGTERM"]
 
     def test_an_ill_rank_stops_both(self, tmp_path):
         with pytest.raises(Exception, match="step 10: loss_critic = nan"):

@@ -1,7 +1,12 @@
 """python -m gibbsnet COMMAND [key=value ...]: the commands of the project."""
 
+import signal
 import sys
 from collections.abc import Sequence
+
+if __name__ == "__main__":
+    # A job's warning may come during the long imports, where it would kill: it waits until a training listens (`Stop`).
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 
 from .config import GROUPS, ConfigError, choices, load, read
 
@@ -95,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         run(command, arguments[1:])
-    except KeyboardInterrupt:
-        return 130  # as a shell says it: a pipeline must not take the stage for done
+    except KeyboardInterrupt as stopped:
+        # As a shell says it: a pipeline must not take the stage for done.
+        return 128 + (stopped.args or (signal.SIGINT,))[0]
     except (ValueError, OSError, RuntimeError) as error:
         if not clear(error):
             raise

@@ -9,6 +9,7 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 """
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -207,7 +208,7 @@ def folder(config: Mapping) -> Path:
 def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # the ranks of one training may write it at the same time
     part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     part.replace(path)
 

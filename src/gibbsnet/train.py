@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
-from . import callbacks, plots
+from . import callbacks, cluster, plots
 from .config import ConfigError, differences, folder, read, write
 from .evaluation import validation_distance
 from .modules import GibbsNet, build
@@ -16,7 +16,11 @@ from .prepare import datamodule, prepare
 
 
 def train(config: Mapping) -> Path:
-    """Trains into the run's folder, which it returns."""
+    """Trains into the run's folder, which it returns.
+
+    Raises:
+        KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
+    """
     run = folder(config)
     start = claim(run, config)
     if start == "finished":
@@ -29,9 +33,10 @@ def train(config: Mapping) -> Path:
     module.start_from(data.mean)
     trainer = _trainer(run, config, data, judge)
     trainer.fit(module, data, ckpt_path=start, weights_only=True)
-    if callbacks.interrupted(trainer):
-        print(f"{run}: interrupted at step {trainer.global_step}; the same command goes on from there")
-        raise KeyboardInterrupt
+    # Rank 0's exit code speaks for all: at the first that is not 0 a launcher may kill the ranks that are still at work.
+    if (caught := callbacks.interrupted(trainer)) and trainer.is_global_zero:
+        print(f"{run}: {caught.name} at step {trainer.global_step}; {cluster.go_on(caught)}", flush=True)
+        raise KeyboardInterrupt(caught)
     return run
 
 
@@ -90,6 +95,7 @@ def _trainer(run: Path, config: Mapping, data, judge) -> Trainer:
         num_nodes=options["num_nodes"],
         strategy=options["strategy"],
         precision=options["precision"],
+        plugins=cluster.plugins(options["devices"], options["num_nodes"]),
         max_time=options["max_time"],
         fast_dev_run=5 if options["fast_dev_run"] else False,
         max_steps=config["steps"],

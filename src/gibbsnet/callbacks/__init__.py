@@ -10,12 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .checkpoints import Checkpoints, Stop, interrupted
+from .checkpoints import Checkpoints
 from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
 from .readings import NonFiniteError
 from .speed import Speed
+from .stopping import SIGNALS, Stop, interrupted
 from .tracking import Tracking, TrackingError, log_metrics, tracker
 
 __all__ = [
@@ -48,7 +49,8 @@ def callbacks(
     monitor: str = "val/distance",
     progress: bool = True,
     print_every: int | None = None,
-    signals: tuple[signal.Signals, ...] = (signal.SIGINT,),
+    signals: tuple[signal.Signals, ...] = SIGNALS,
+    agree_every: int = 10,
 ) -> list[pl.Callback]:
     """All callbacks of a training in the order in which they have to run. The intervals are in batches.
 
@@ -62,6 +64,7 @@ def callbacks(
         progress: whether to show progress; without it the Trainer wants enable_progress_bar=False.
         print_every: between lines of progress where there is no terminal; None for twenty lines in all.
         signals: which signals end the training after the current batch.
+        agree_every: between two agreements of several ranks on whether a signal came.
     """
     speed = Speed(run, log_every)
     history = History(run, log_every, speed.recent)
@@ -69,4 +72,4 @@ def callbacks(
     shown = [Progress(history, every=print_every)] if progress else []
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
-    return [history, speed, evaluation, Stop(signals, log_every), *shown, Tracking(run), checkpoints]
+    return [history, speed, evaluation, Stop(signals, agree_every), *shown, Tracking(run), checkpoints]
