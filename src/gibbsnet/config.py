@@ -9,6 +9,7 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 """
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -208,7 +209,10 @@ def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    with part.open("w") as file:
+        yaml.safe_dump(dict(config), file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())  # after a power loss there is the old one or the new one
     part.replace(path)
 
 

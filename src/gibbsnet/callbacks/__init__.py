@@ -14,16 +14,20 @@ from .checkpoints import Checkpoints, Stop, interrupted
 from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
+from .ranks import Begin, RankError, Ranks, lost
 from .readings import NonFiniteError
 from .speed import Speed
 from .tracking import Tracking, TrackingError, log_metrics, tracker
 
 __all__ = [
+    "Begin",
     "Checkpoints",
     "Evaluation",
     "History",
     "NonFiniteError",
     "Progress",
+    "RankError",
+    "Ranks",
     "Speed",
     "Stop",
     "Tracking",
@@ -32,6 +36,7 @@ __all__ = [
     "interrupted",
     "log_metrics",
     "looking_only",
+    "lost",
     "save_figure",
     "tracker",
 ]
@@ -69,4 +74,4 @@ def callbacks(
     shown = [Progress(history, every=print_every)] if progress else []
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
-    return [history, speed, evaluation, Stop(signals, log_every), *shown, Tracking(run), checkpoints]
+    return [history, speed, evaluation, Stop(signals, log_every), Ranks(), *shown, Tracking(run), checkpoints]
