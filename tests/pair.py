@@ -10,15 +10,27 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[1]
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "NODE_RANK", "GROUP_", "ROLE_", "MASTER_", "SLURM_", "TORCHELASTIC_", "PMI_")
+LAUNCHERS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "NODE_RANK",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "SLURM_",
+    "TORCHELASTIC_",
+    "PMI_",
+)
 
 
-def pair(folder: Path, work: Callable[[int], object], patience: float = 120) -> list[object]:
+def pair(folder: Path, work: Callable[[int], object], patience: float = 600) -> list[object]:
     """work(rank) on two ranks over gloo; what each returned, the exception it raised, or the code it was killed with."""
     folder.mkdir(parents=True, exist_ok=True)
     port, fork = free_port(), multiprocessing.get_context("fork")
@@ -69,9 +81,18 @@ def environment(**more: str) -> dict[str, str]:
     return kept | mine | more
 
 
-def torchrun(*arguments: str, nodes: int = 1) -> list[str]:
+def torchrun(*arguments: str) -> list[str]:
     """The command line of two processes on one node."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gibbsnet", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "gibbsnet",
+        *arguments,
+    ]
 
 
 def start(command: list[str], **more: str) -> subprocess.Popen:
@@ -82,14 +103,12 @@ def start(command: list[str], **more: str) -> subprocess.Popen:
 
 def end(process: subprocess.Popen) -> None:
     """Ends whatever is left of a command and of what it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()
 
 
-def until(condition: Callable[[], object], patience: float = 90, every: float = 0.02) -> object:
+def until(condition: Callable[[], object], patience: float = 300, every: float = 0.02) -> object:
     """Waits for a condition to hold; what it gave."""
     give_up = time.monotonic() + patience
     while not (value := condition()):

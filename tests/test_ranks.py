@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -18,7 +20,7 @@ from gibbsnet.data import DataModule
 from gibbsnet.evaluation import evaluate
 from gibbsnet.evaluation.spread import spread
 from gibbsnet.modules import GibbsNet, build
-from tests.pair import end, environment, free_port, pair, start, torchrun, until
+from tests.pair import end, free_port, pair, start, torchrun, until
 from tests.toy import Toy
 
 SWEPT = "chains.unclamped.steps=[1,3]"
@@ -41,7 +43,7 @@ GAMES = {
 @pytest.fixture(scope="module")
 def settings(judges):
     """What all trainings here have in common: double precision, where the order of sums is all that differs."""
-    return ["steps=20", "every.log=5", "every.validate=10", "every.checkpoint=10", "tracking.mode=disabled",
+    return ["steps=20", "every.log=5", "every.validate=20", "every.checkpoint=10", "tracking.mode=disabled",
             f"judges={judges}", "trainer.accelerator=cpu", "trainer.progress=false", "trainer.precision=64-true"]  # fmt: skip
 
 
@@ -137,7 +139,10 @@ def test_two_ranks_with_half_a_batch_each_train_as_one_with_the_whole(together, 
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(together, folder, settings):
-    assert checkpoint(folder / "from two")["global_step"] == 10 and len(checkpoint(folder / "from two")["kept"]["x"]) == 100
+    assert (
+        checkpoint(folder / "from two")["global_step"] == 10
+        and len(checkpoint(folder / "from two")["kept"]["x"]) == 100
+    )
     fit(folder / "from two", [*PERSISTENT, *settings])
     fit(folder / "never stopped", [*PERSISTENT, *settings])
     for begun in ("from one", "from two"):
@@ -210,7 +215,7 @@ def test_a_rank_whose_peer_is_killed_ends_with_the_reason(tmp_path, settings):
             patch.setattr("gibbsnet.plots.figures", lambda *a, **k: ())
             door.train(load(["model=ali", *settings, f"run={tmp_path / 'run'}", "trainer.devices=2"]))
 
-    survivor, victim = pair(tmp_path / "results", work, patience=60)
+    survivor, victim = pair(tmp_path / "results", work)
     assert victim == -signal.SIGKILL
     assert "RankError: rank 0 of 2 stopped at step 13" in str(survivor) and "the same command goes on" in str(survivor)
     assert checkpoint(tmp_path / "run")["global_step"] == 10
@@ -223,7 +228,7 @@ def test_an_orphan_ends_with_the_reason():
     if parent == 0:
         mine = os.getpid()
         if os.fork() == 0:
-            os.dup2(write, 2)
+            sys.stderr = os.fdopen(write, "w")
             threading.Thread(target=ours.Ranks(every=0.05)._watch, args=(1, mine)).start()
             time.sleep(30)
         time.sleep(0.2)
@@ -241,11 +246,11 @@ def test_an_orphan_ends_with_the_reason():
 
 @pytest.fixture
 def doors(settings):
-    return ["train", "model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5", *settings, "every.validate=20"]
+    return ["train", "model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5", *settings]
 
 
 def assert_like_one_process(tmp_path, settings, run):
-    fit(tmp_path / "one", ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5", *settings, "every.validate=20"])
+    fit(tmp_path / "one", ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5", *settings])
     assert_same_training(tmp_path / "one", run)
     assert json.loads((run / "train.json").read_text())["ranks"] == 2
     assert (run / "figures" / "samples.png").exists()
@@ -254,7 +259,7 @@ def assert_like_one_process(tmp_path, settings, run):
 def test_torchrun(tmp_path, settings, doors):
     process = start(torchrun(*doors, f"run={tmp_path / 'run'}"))
     try:
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=600)
     finally:
         end(process)
     assert process.returncode == 0, said
@@ -267,7 +272,7 @@ def test_devices(tmp_path, settings, doors):
     command = [*torchrun()[:1], "-m", "gibbsnet", *doors, "trainer.devices=2", f"run={tmp_path / 'run'}"]
     process = start(command)
     try:
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=600)
     finally:
         end(process)
     assert process.returncode == 0, said
@@ -290,7 +295,7 @@ def test_two_nodes_of_one_process_each(tmp_path, settings, doors, launcher):
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         nodes = [start([*torchrun()[:1], "-m", "gibbsnet", *arguments], NODE_RANK=str(k), **where) for k in range(2)]
     try:
-        said = [node.communicate(timeout=240)[0] for node in nodes]
+        said = [node.communicate(timeout=600)[0] for node in nodes]
     finally:
         for node in nodes:
             end(node)
@@ -307,7 +312,7 @@ def test_evaluation_under_torchrun_gives_the_same_metrics(tmp_path, settings):
     (tmp_path / "run" / "metrics.json").unlink()
     process = start(torchrun("evaluate", *scored))
     try:
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=600)
     finally:
         end(process)
     assert process.returncode == 0, said
@@ -319,9 +324,9 @@ def ranks_of(run):
     found = {}
     for entry in os.listdir("/proc"):
         try:
-            command = open(f"/proc/{entry}/cmdline").read().split("\0") if entry.isdigit() else []
+            command = Path(f"/proc/{entry}/cmdline").read_text().split("\0") if entry.isdigit() else []
             if f"run={run}" in command and "torch.distributed.run" not in command:
-                env = dict(pair.partition("=")[::2] for pair in open(f"/proc/{entry}/environ").read().split("\0"))
+                env = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{entry}/environ").read_text().split("\0"))
                 found[int(env.get("LOCAL_RANK", 0))] = int(entry)
         except OSError:  # it has just ended
             continue
@@ -346,6 +351,4 @@ def test_a_killed_rank_ends_the_others_within_a_minute_and_the_run_goes_on(tmp_p
         end(process)
     assert process.returncode != 0
     assert any(words in said for words in ("another rank ended", "terminated with code -9", "Signal 9")), said
-    assert checkpoint(run)["global_step"] >= 20 and environment()
-
-
+    assert checkpoint(run)["global_step"] >= 20
