@@ -10,7 +10,6 @@ comes from --seed, but when a signal meets a process depends on the machine.
 """
 
 import argparse
-import contextlib
 import os
 import platform
 import random
@@ -30,9 +29,9 @@ import gibbsnet.evaluate
 import gibbsnet.train  # noqa: F401  what a child would import
 from gibbsnet.__main__ import main as gibbsnet_main
 
-RUNS, KILLS = 50, 3
+RUNS, KILLS, STEPS = 50, 3, 30
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-COMMON = ["data=digits", "steps=60", "every.log=2", "every.validate=30", "every.checkpoint=5", "tracking.mode=disabled",
+COMMON = ["data=digits", f"steps={STEPS}", "every.log=1", "every.validate=15", "every.checkpoint=3", "tracking.mode=disabled",
           "trainer.accelerator=cpu", "trainer.progress=false", "trainer.threads=1"]  # fmt: skip
 SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]"]
 MODELS = {
@@ -95,16 +94,20 @@ class Soak:
         self.seconds[model] = time.monotonic() - began
         return run
 
+    def await_moment(self, run: Path, model: str, pid: int, step: int) -> None:
+        """Until the record has come to a step, and for a random part of a second, or of some steps, beyond."""
+        while rows(run) < step and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.002)
+        time.sleep(self.chance.uniform(0, 3 * self.seconds[model] / STEPS))
+
     def disturbed(self, run: Path, model: str, tally: Tally) -> str:
         """One training, ended by signals and started again until it is done; what went wrong, or nothing."""
-        for last in [False] * self.kills + [True]:
+        for target in [*sorted(self.chance.choices(range(STEPS), k=self.kills)), None]:
             pid = self.start(run, model)
-            number = None if last else self.chance.choice(SIGNALS)
+            number = None if target is None else self.chance.choice(SIGNALS)
             if number:
-                # The trainings share their length among their kills, and every other start is met within its first steps.
-                time.sleep(self.chance.uniform(0, 1.5 * self.seconds[model] / self.kills))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                self.await_moment(run, model, pid, target)
+                os.kill(pid, number)  # it may have ended, but nobody has waited for it: its id is still its own
             code = wait(pid)
             if code == 0:
                 return ""
@@ -113,6 +116,12 @@ class Soak:
             tally.kills[number.name] += 1
             tally.resumes += 1
         return f"{run.name} did not go on (code {code}): {self.log(run).read_text().strip().splitlines()[-1:]}"
+
+
+def rows(run: Path) -> int:
+    """How many lines a run's record has."""
+    record = run / "history.jsonl"
+    return record.read_bytes().count(b"\n") if record.exists() else 0
 
 
 def wait(pid: int) -> int:
@@ -189,8 +198,8 @@ def write(path: Path, tallies: dict[str, Tally], args: argparse.Namespace, secon
     wrong = [line for tally in tallies.values() for line in tally.wrong]
     path.write_text(
         "# Soak: killed at random moments\n\n"
-        f"`python -m benchmarks.soak` (seed {args.seed}, at most {args.kills} signals a run, {COMMON[1]}, a checkpoint every 5 "
-        "steps and a row every 2)\n"
+        f"`python -m benchmarks.soak` (seed {args.seed}, {args.kills} signals a run, {STEPS} steps, a checkpoint every 3 "
+        "steps and a row every step)\n"
         f"on {platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, {seconds / 60:.0f} minutes. "
         'Columns count processes that a signal ended; "equal" is\n'
         "history.jsonl byte for byte, and weights, averages, optimiser, chains and best values of last.ckpt and best.ckpt bit "
