@@ -32,6 +32,8 @@ def train(config: Mapping) -> Path:
     module.start_from(data.mean)
     trainer = _trainer(run, config, data, judge, claimed)
     data.shared_by(trainer.world_size)
+    # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.
+    trainer.precision_plugin.convert_module(module)
     try:
         trainer.fit(module, data, ckpt_path=claimed.start, weights_only=True)
     except RuntimeError as error:
