@@ -152,11 +152,19 @@ def test_a_late_rank_finds_the_folder_as_the_first_one_found_it(tmp_path, settin
     fit(run, short)
 
     def work(rank):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(door, "claim", lambda *a: (time.sleep(2 * rank), claim(*a))[1])
-            fit(run, [*short, "optim.lr=0.002", "restart=true"], 2)
+        found = []
 
-    assert pair(tmp_path / "results", work) == [None, None]
+        def late(*arguments):
+            time.sleep(2 * rank)
+            found.append(claim(*arguments))
+            return found[0]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(door, "claim", late)
+            fit(run, [*short, "optim.lr=0.002", "restart=true"], 2)
+        return found
+
+    assert pair(tmp_path / "results", work) == [[door.Claim(anew=True)]] * 2
     fit(tmp_path / "fresh", [*short, "optim.lr=0.002"])
     assert_same_training(tmp_path / "fresh", run)
 

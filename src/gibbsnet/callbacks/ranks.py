@@ -28,8 +28,7 @@ class Begin(pl.Callback):
         self.begin = begin
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lightning calls it when the ranks have found each other, and before it reads the checkpoint."""
-        trainer.strategy.barrier("folder looked at")
+        """Lightning calls it when the ranks have met, each having looked, and before it reads the checkpoint."""
         if trainer.is_global_zero:
             self.begin(trainer)
         trainer.strategy.barrier("folder taken")
