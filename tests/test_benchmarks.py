@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import results, step
+from benchmarks import results, soak, step
 from benchmarks.alternating import Alternating
 from benchmarks.contenders import LOOP, REST, Entry, batch_of, contender, entries, module_of
 
@@ -102,3 +102,21 @@ def test_what_stands_between_the_marks_is_replaced_and_nothing_else():
     once = results.between(text, ("<a>", "<b>"), ["new"])
     assert once == "before\n<a>\n\nnew\n\n<b>\nafter"
     assert results.between(once, ("<a>", "<b>"), ["new"]) == once
+
+
+@pytest.mark.slow
+def test_a_short_soak_finds_nothing_and_what_is_spoilt(tmp_path, monkeypatch):
+    assert soak.main(["--runs", "2", "--out", str(tmp_path / "soak.md")]) == 0
+    said = (tmp_path / "soak.md").read_text()
+    assert "| all | 2 |" in said and said.rstrip().endswith("| 2 of 2 |")
+    disturbed = soak.Soak.disturbed
+
+    def spoilt(self, run, model, tally):
+        complaint = disturbed(self, run, model, tally)
+        with (run / "history.jsonl").open("a") as record:
+            record.write("{}\n")
+        return complaint
+
+    monkeypatch.setattr(soak.Soak, "disturbed", spoilt)
+    assert soak.main(["--runs", "1", "--kills", "1", "--out", str(tmp_path / "soak.md")]) == 1
+    assert "run 0 differs in history.jsonl" in (tmp_path / "soak.md").read_text()

@@ -141,11 +141,16 @@ class TestCheckpoints:
         values = iter(values)
         return OPTIONS | dict(measure=lambda module: {"distance": next(values)}, draw=lambda module: ())
 
-    def test_best_and_last_and_nothing_else(self, tmp_path):
+    def test_best_and_last_and_the_one_before_and_nothing_else(self, tmp_path):
         fit(ours.callbacks(tmp_path, **self.judge([3.0, 1.0, 2.0])))
+        assert load(tmp_path / "checkpoints/previous.ckpt")["global_step"] == 14
         assert load(tmp_path / "checkpoints/best.ckpt")["global_step"] == 16
         assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 20
-        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+            "best.ckpt",
+            "last.ckpt",
+            "previous.ckpt",
+        ]
 
     def test_nan_is_never_the_best(self, tmp_path):
         fit(ours.callbacks(tmp_path, **self.judge([math.nan, 5.0, math.nan])))
@@ -406,11 +411,11 @@ class TestTwoRanks:
     def loopback(self, monkeypatch):
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
-    def test_rank_0_measures_and_the_rows_are_of_both(self, tmp_path):
+    def test_both_measure_and_the_rows_are_of_both(self, tmp_path):
         two_ranks(tmp_path)
         rows = read(tmp_path / "history.jsonl")
         assert len(rows) == 7 and {row["train/rank"] for row in rows if "train/rank" in row} == {0.5}
-        assert (tmp_path / "measured").read_text().split() == ["0"] * 3
+        assert sorted((tmp_path / "measured").read_text().split()) == ["0"] * 3 + ["1"] * 3
         assert json.loads((tmp_path / "train.json").read_text())["ranks"] == 2
         assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 20
 

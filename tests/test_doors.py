@@ -34,7 +34,12 @@ def test_help_lists_groups_and_examples(command, capsys):
 def test_the_whole_road_on_digits(tmp_path, quick, capsys):
     run = tmp_path / "runs" / "mine"
     assert main(["train", "model=gibbsnet", f"run={run}", *quick]) == 0
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"config.yaml", "best.ckpt", "last.ckpt"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        "config.yaml",
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    }
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["name"] == "gibbsnet"
     assert [row["step"] for row in rows(run) if "train/loss_critic" in row] == [5, 10, 15, 20]
     assert json.loads((run / "train.json").read_text())["steps"] == 20

@@ -1,5 +1,6 @@
 """python -m gibbsnet COMMAND [key=value ...]: the commands of the project."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -98,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(usage(command))
         return 0
+    if not _first():
+        # What is to be told, the first process tells.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         run(command, arguments[1:])
     except KeyboardInterrupt as stopped:
@@ -109,6 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gibbsnet {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _first() -> bool:
+    """Whether this is the first of the processes that torchrun, srun or Lightning started together."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ), "0")
+    return int(rank) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def clear(error: Exception) -> bool:

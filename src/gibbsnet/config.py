@@ -209,7 +209,10 @@ def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")  # the ranks of one training may write it at the same time
-    part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    with part.open("w") as file:
+        yaml.safe_dump(dict(config), file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())  # after a power loss there is the old one or the new one
     part.replace(path)
 
 

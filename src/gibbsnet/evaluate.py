@@ -1,8 +1,11 @@
 """evaluate: scores and pictures of a trained run, into its folder."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from . import callbacks, plots
 from .config import folder
@@ -13,7 +16,11 @@ from .train import load_run
 
 
 def evaluate(config: Mapping) -> dict:
-    """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics."""
+    """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics.
+
+    Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
+    """
+    first = join()
     run, wanted = folder(config), config["evaluation"]
     data, judge = datamodule(config), prepare(config)
     module, untrained = load_run(run, config, data.shape), build(config, data.shape).eval()
@@ -26,6 +33,8 @@ def evaluate(config: Mapping) -> dict:
         steps=wanted["steps"],
         untrained=untrained,
     )
+    if not first:
+        return metrics
     write_json(metrics, run / "metrics.json")
     shown = []
     for name, figure in plots.figures(module, data.data, judge, wanted["seed"]):
@@ -35,6 +44,14 @@ def evaluate(config: Mapping) -> dict:
     where = {key: tracking[key] for key in ("mode", "project", "entity")}
     callbacks.log_metrics(run, metrics, shown, **where)
     return metrics
+
+
+def join() -> bool:
+    """Meets the processes that torchrun started with this one; whether this is the first."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_rank() == 0
 
 
 def write_json(value: dict, path: Path) -> None:

@@ -86,7 +86,7 @@ class GibbsNet(LightningModule):
             self.critics = build_critics(critics, graph, networks)
         self.clamped, self.unclamped = build_chain(**chains["clamped"]), build_chain(**chains["unclamped"])
         self.game = Game(**game)
-        self.ema = AveragedModel(self.graph)
+        self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
         self.kept: State = {}  # where a persistent chain stands

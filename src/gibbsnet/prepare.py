@@ -1,7 +1,9 @@
 """prepare: reads (or downloads) the data and trains their judge, once."""
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from .classifier import Judge, load_judge, save_judge, train_judge
@@ -16,12 +18,29 @@ def prepare(config: Mapping) -> Judge | None:
         return None
     path = Path(config["judges"], f"{data.data.name}.pt")
     if not path.exists():
-        judge, facts = train_judge(data.data)
-        save_judge(judge, facts, path)
-        path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+        with alone(path.with_suffix(".lock")):
+            make_judge(data, path)
     judge, facts = load_judge(path)
     print(f"judge of {data.data.name}: test accuracy {facts['accuracy']:.4f} on {facts['n']} images, {path}")
     return judge
+
+
+def make_judge(data: DataModule, path: Path) -> None:
+    """Trains and writes the judge, if nobody did while this process waited."""
+    if path.exists():
+        return
+    judge, facts = train_judge(data.data)
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    save_judge(judge, facts, path)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time holds the lock; the others wait for it, and find done what it did."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, however the process ends
+        yield
 
 
 def datamodule(config: Mapping) -> DataModule:

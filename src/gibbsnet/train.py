@@ -1,8 +1,11 @@
 """train: fits the configured model; goes on where an interrupted run of the same configuration stopped."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,8 +25,8 @@ def train(config: Mapping) -> Path:
         KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
     """
     run = folder(config)
-    start = claim(run, config)
-    if start == "finished":
+    claimed = claim(run, config)
+    if claimed.finished:
         print(f"{run} is trained already ({config['steps']} steps); restart=true begins anew")
         return run
     if config["trainer"]["threads"]:
@@ -31,8 +34,16 @@ def train(config: Mapping) -> Path:
     data, judge = datamodule(config), prepare(config)
     module = build(config, data.shape)
     module.start_from(data.mean)
-    trainer = _trainer(run, config, data, judge)
-    trainer.fit(module, data, ckpt_path=start, weights_only=True)
+    trainer = _trainer(run, config, data, judge, claimed)
+    data.shared_by(trainer.world_size)
+    # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.
+    trainer.precision_plugin.convert_module(module)
+    try:
+        trainer.fit(module, data, ckpt_path=claimed.start, weights_only=True)
+    except RuntimeError as error:
+        if said := callbacks.lost(error, trainer):
+            raise said from error
+        raise
     # Rank 0's exit code speaks for all: at the first that is not 0 a launcher may kill the ranks that are still at work.
     if (caught := callbacks.interrupted(trainer)) and trainer.is_global_zero:
         print(f"{run}: {caught.name} at step {trainer.global_step}; {cluster.go_on(caught)}", flush=True)
@@ -40,46 +51,85 @@ def train(config: Mapping) -> Path:
     return run
 
 
-def claim(run: Path, config: Mapping) -> Path | str | None:
-    """The checkpoint to go on from, "finished", or None to begin.
+@dataclass(frozen=True)
+class Claim:
+    """What a run's folder was found to hold: the checkpoint to go on from, if any; whether there is nothing left to do;
+    what has to be forgotten, or moved out of the way, before the training begins."""
+
+    start: Path | None = None
+    finished: bool = False
+    anew: bool = False
+    damaged: Path | None = None
+
+
+def claim(run: Path, config: Mapping) -> Claim:
+    """Looks at the folder and changes nothing, so that every rank comes to the same answer: see `take`.
 
     The configuration that last.ckpt belongs to lies beside it, since the pipeline deletes a stage's outs before it runs.
 
     Raises:
-        ConfigError: the folder holds another configuration, and `restart` is not set.
+        ConfigError: the folder holds another configuration, or damaged checkpoints alone, and `restart` is not set.
     """
-    checkpoints = run / "checkpoints"
-    last, mark = checkpoints / "last.ckpt", checkpoints / "config.yaml"
+    checkpoints, restart = run / "checkpoints", config["restart"]
     if config["trainer"]["fast_dev_run"]:
-        return None
-    known = read(checkpoints) if mark.exists() else None
+        return Claim()
+    known = read(checkpoints) if (checkpoints / "config.yaml").exists() else None
     changed = differences(known, config) if known else []
-    if changed and not config["restart"]:
+    if changed and not restart:
         raise ConfigError(
             f"{run} holds another configuration ({', '.join(changed[:3])}): choose another run=..., or restart=true to begin anew"
         )
-    complete = last.exists() and steps_of(last) >= config["steps"]
-    if complete and not changed and not config["restart"]:
-        return "finished"
-    if changed or complete:
+    found = [path for path in (checkpoints / "last.ckpt", checkpoints / "previous.ckpt") if path.exists()]
+    if changed or not found:
+        return Claim(anew=bool(changed))
+    start, steps = next(((path, steps) for path in found if (steps := steps_of(path)) is not None), (None, 0))
+    if not restart and not start:
+        raise ConfigError(
+            f"damaged: {' and '.join(map(str, found))}; put a whole one there, or restart=true to begin anew"
+        )
+    if steps >= config["steps"] and not restart:
+        return Claim(finished=True)
+    if steps >= config["steps"] or not start:
+        return Claim(anew=True)
+    return Claim(start, damaged=found[0] if start != found[0] else None)
+
+
+def take(run: Path, config: Mapping, claimed: Claim) -> None:
+    """Makes the folder this run's own."""
+    checkpoints = run / "checkpoints"
+    if claimed.anew:
         print(f"{run}: beginning anew")
         records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json")
         for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *(run / name for name in records)]:
             old.unlink(missing_ok=True)
-    write(config, mark)
+    if claimed.damaged:
+        aside = claimed.damaged.with_suffix(".damaged")
+        print(f"{claimed.damaged} is damaged, now {aside.name}: going on from {claimed.start}", file=sys.stderr)
+        claimed.damaged.replace(aside)  # or the next checkpoint would take the whole one's place
+    write(config, checkpoints / "config.yaml")
     write(config, run / "config.yaml")
-    return last if last.exists() else None
 
 
-def steps_of(checkpoint: Path) -> int:
-    """The batches that a checkpoint has seen."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+def steps_of(checkpoint: Path) -> int | None:
+    """The batches that a checkpoint has seen; None where it is damaged, or holds more than plain values."""
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    except (MemoryError, PermissionError):
+        raise
+    except Exception:  # torch.load raises whatever the bytes lead it to
+        return None
 
 
-def _trainer(run: Path, config: Mapping, data, judge) -> Trainer:
+def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer:
     options, every = config["trainer"], config["every"]
     _quiet()
     seed = config["evaluation"]["seed"]
+    devices, nodes = processes(options)
+
+    def begin(trainer: Trainer) -> None:
+        take(run, config, claimed)
+        trainer.logger = tracker(run, config)
+
     hooks = callbacks.callbacks(
         run,
         measure=lambda module: validation_distance(module, data.data, judge, seed),
@@ -91,16 +141,16 @@ def _trainer(run: Path, config: Mapping, data, judge) -> Trainer:
     )
     return Trainer(
         accelerator=options["accelerator"],
-        devices=options["devices"],
-        num_nodes=options["num_nodes"],
+        devices=devices,
+        num_nodes=nodes,
         strategy=options["strategy"],
         precision=options["precision"],
-        plugins=cluster.plugins(options["devices"], options["num_nodes"]),
+        plugins=cluster.plugins(devices, nodes),
         max_time=options["max_time"],
         fast_dev_run=5 if options["fast_dev_run"] else False,
         max_steps=config["steps"],
-        logger=False if options["fast_dev_run"] else tracker(run, config) or False,
-        callbacks=[] if options["fast_dev_run"] else hooks,
+        logger=False,
+        callbacks=[] if options["fast_dev_run"] else [callbacks.Begin(begin), *hooks],
         limit_val_batches=0,
         num_sanity_val_steps=0,
         enable_progress_bar=options["progress"],
@@ -109,6 +159,25 @@ def _trainer(run: Path, config: Mapping, data, judge) -> Trainer:
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+
+
+def processes(options: Mapping) -> tuple[int, int]:
+    """Devices of a node, and nodes: torchrun's own numbers, where it started this process.
+
+    Raises:
+        ConfigError: the configuration says other numbers than torchrun.
+    """
+    devices, nodes = options["devices"], options["num_nodes"]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices, nodes
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    started = local, int(os.environ["WORLD_SIZE"]) // local
+    if (devices, nodes) not in ((1, 1), started):
+        raise ConfigError(
+            f"trainer.devices={devices} trainer.num_nodes={nodes}, but torchrun started {started[0]} processes on each of "
+            f"{started[1]} nodes: leave both out, or say the same"
+        )
+    return started
 
 
 def _quiet() -> None:

@@ -14,17 +14,21 @@ from .checkpoints import Checkpoints
 from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
+from .ranks import Begin, RankError, Ranks, lost
 from .readings import NonFiniteError
 from .speed import Speed
 from .stopping import SIGNALS, Stop, interrupted
 from .tracking import Tracking, TrackingError, log_metrics, tracker
 
 __all__ = [
+    "Begin",
     "Checkpoints",
     "Evaluation",
     "History",
     "NonFiniteError",
     "Progress",
+    "RankError",
+    "Ranks",
     "Speed",
     "Stop",
     "Tracking",
@@ -33,6 +37,7 @@ __all__ = [
     "interrupted",
     "log_metrics",
     "looking_only",
+    "lost",
     "save_figure",
     "tracker",
 ]
@@ -72,4 +77,4 @@ def callbacks(
     shown = [Progress(history, every=print_every)] if progress else []
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
-    return [history, speed, evaluation, Stop(signals, agree_every), *shown, Tracking(run), checkpoints]
+    return [history, speed, evaluation, Stop(signals, agree_every), Ranks(), *shown, Tracking(run), checkpoints]

@@ -1,4 +1,4 @@
-"""Checkpoints: best.ckpt and last.ckpt."""
+"""Checkpoints: best.ckpt, last.ckpt and the one before it."""
 
 import math
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from .files import replace
+from .files import replace, settle
 from .readings import (
     NonFiniteError,
     is_complete,
@@ -25,6 +25,7 @@ from .tracking import summarise
 class Checkpoints(pl.callbacks.Checkpoint):
     """Keeps <run>/checkpoints/last.ckpt and best.ckpt, each replaced in one move, and neither ever by a broken model.
 
+    previous.ckpt is what last.ckpt was before: should a disk lose the one, the training goes on from the other.
     Both are saved between batches, where a resumed training goes on bitwise; Lightning runs this callback after all others.
     A training that ends before anything was measured leaves its last checkpoint as its best.
 
@@ -88,18 +89,24 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def _save_all(self, trainer: pl.Trainer, module: pl.LightningModule, better: bool, last: bool) -> None:
         require_finite_losses(trainer, readings(trainer, module), self.folder)
         require_finite_parameters(trainer, module, self.folder)
-        for name in ["best"] * better + ["last"] * last:
-            self._save(trainer, self.folder / f"{name}.ckpt")
+        if better:
+            self._save(trainer, self.folder / "best.ckpt")
+        if last:
+            self._save(trainer, self.folder / "last.ckpt", before=self.folder / "previous.ckpt")
         if better and trainer.is_global_zero:
             measured = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             summarise(trainer, {f"best/{k.removeprefix('val/')}": v for k, v in measured.items()})
             summarise(trainer, {"best/step": self.best_step, "best/images_seen": int(module.images_seen)})
 
-    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+    def _save(self, trainer: pl.Trainer, path: Path, before: Path | None = None) -> None:
         """All ranks save, as sharding strategies need it; rank 0 then moves the file into place."""
         draft = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(draft, weights_only=False)
-        if trainer.is_global_zero:
-            draft.replace(path)
+        try:
+            trainer.save_checkpoint(draft, weights_only=False)
+            if trainer.is_global_zero:
+                settle(draft, path, before)
+        finally:
+            if trainer.is_global_zero:
+                draft.unlink(missing_ok=True)
         trainer.strategy.barrier("checkpoint in place")

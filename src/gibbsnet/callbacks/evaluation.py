@@ -18,7 +18,8 @@ from .readings import is_due
 class Evaluation(pl.Callback):
     """Every `every` batches, and after the last one: numbers to the history, figures to <run>/figures, all to the tracker.
 
-    Rank 0 does it, the others wait and get the numbers, as val/<metric> in the trainer's `callback_metrics`.
+    All ranks measure, so that they may share the work; rank 0 draws and records. Its numbers are everybody's, as val/<metric>
+    in the trainer's `callback_metrics`.
 
     Arguments:
         run: the run folder.
@@ -48,16 +49,15 @@ class Evaluation(pl.Callback):
                 self._evaluate(trainer, pl_module)
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        values: dict[str, float] = {}
-        if trainer.is_global_zero:
-            with looking_only(module):
-                values = {f"val/{name}": float(value) for name, value in self.measure(module).items()}
-                figures = [
-                    (name, save_figure(figure, self.folder / f"{name}.png")) for name, figure in self.draw(module)
-                ]
-            self.history.record(trainer, module, values, figures)
+        with looking_only(module):
+            values = {f"val/{name}": float(value) for name, value in self.measure(module).items()}
+            figures = self._figures(module) if trainer.is_global_zero else []
+        self.history.record(trainer, module, values, figures)
         values = trainer.strategy.broadcast(values)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+
+    def _figures(self, module: pl.LightningModule) -> list[tuple[str, Path]]:
+        return [(name, save_figure(figure, self.folder / f"{name}.png")) for name, figure in self.draw(module)]
 
 
 def save_figure(figure: Any, path: Path) -> Path:

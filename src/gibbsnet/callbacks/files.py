@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of one."""
+"""Files that are either the old ones or the new ones, never half of one, not even after a power loss."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,27 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft = path.with_name(f".{path.name}.part")
     try:
         write(draft)
-        os.replace(draft, path)
+        settle(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def settle(draft: Path, path: Path, before: Path | None = None) -> None:
+    """Moves a draft to its place once its bytes are on the disk; what lay there goes to `before`, if that is given.
+
+    The bytes first, then the names: whatever a power loss leaves, one of the two files is whole.
+    """
+    sync(draft)
+    if before and path.exists():
+        os.replace(path, before)
+    os.replace(draft, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

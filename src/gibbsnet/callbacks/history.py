@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .files import replace
+from .files import replace, sync
 from .readings import is_due, readings, require_finite_losses
 from .tracking import send
 
@@ -31,9 +31,14 @@ class History(pl.Callback):
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets what was written after the checkpoint that this training starts from."""
+        """Forgets what was written after the checkpoint that this training starts from, and tells the tracker the rest again.
+
+        A tracker loses what it had not yet written when its process was killed; of what it did not lose this makes equal rows.
+        """
         if trainer.is_global_zero:
             cut(self.path, trainer.global_step)
+            for row in read(self.path):
+                send(trainer, row)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Writes the batch's diagnostics, where they are due, and refuses to go on if they are not finite."""
@@ -42,6 +47,13 @@ class History(pl.Callback):
         values = readings(trainer, pl_module)
         self.record(trainer, pl_module, {f"train/{name}": value for name, value in values.items()})
         require_finite_losses(trainer, values, self.path.parent / "checkpoints")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint must not outlive the rows before it."""
+        if trainer.is_global_zero and self.path.exists():
+            sync(self.path)
 
     def record(
         self,

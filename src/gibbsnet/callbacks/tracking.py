@@ -22,6 +22,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.wandb import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from .files import replace
+
 MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -202,9 +204,9 @@ def _open(run: Path, mode: str, **description: Any) -> Any:
 def _identity(run: Path) -> str:
     """The run's id: a sweep's agent gives it, else it was kept from an earlier process, else it is new."""
     path = Path(run) / "wandb_id.txt"
-    kept = path.read_text().strip() if path.exists() else secrets.token_hex(4)
-    identity = os.environ.get("WANDB_RUN_ID") or kept
-    path.write_text(identity + "\n")
+    kept = path.read_text().strip() if path.exists() else ""
+    identity = os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
+    replace(path, lambda draft: draft.write_text(identity + "\n"))
     return identity
 
 

@@ -4,6 +4,7 @@ import hashlib
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 
 from gibbsnet.data.sets import DataError
@@ -49,8 +50,10 @@ def find_member(root: str | Path, member: str, url: str, download: bool) -> Path
         archive = find(root, [Path(url).name], url, download)
         check(archive)
         try:
-            with tarfile.open(archive) as tar:
-                tar.extract(member, root, filter="data")
+            with tarfile.open(archive) as tar, TemporaryDirectory(dir=root) as draft:
+                tar.extract(member, draft, filter="data")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Path(draft, member).replace(target)  # in one move: other ranks may be looking for it
         except (OSError, EOFError, KeyError, tarfile.TarError) as error:
             raise DataError(f"{archive} does not give {member} ({oneline(error)}): delete or replace it") from error
     return target

@@ -144,8 +144,15 @@ class DataModule(LightningDataModule):
         self.data = self.data or load(**self.source)
         if self.batch_size > len(self.data.train):
             raise DataError(f"batch_size {self.batch_size} is larger than the training set ({len(self.data.train)})")
-        if self.batch_size % self.ranks:
-            raise DataError(f"batch_size {self.batch_size} cannot be shared equally by {self.ranks} processes")
+        self.shared_by(self.ranks)
+
+    def shared_by(self, ranks: int) -> None:
+        """Refuses a global batch that so many processes cannot share equally."""
+        if self.batch_size % ranks:
+            raise DataError(
+                f"data.batch_size={self.batch_size} is that of all processes together, and cannot be shared equally by "
+                f"{ranks} processes: say a multiple of {ranks}"
+            )
 
     def train_dataloader(self) -> Batches:
         """The batches from the trainer's step to the last."""

@@ -7,6 +7,8 @@ weights, seed and number of threads give the same numbers, bit for bit, on a CPU
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from gibbsnet.evaluation.inception import Extractor, find_inception, inception_s
 from gibbsnet.evaluation.latents import non_gaussianity, probe_accuracy
 from gibbsnet.evaluation.references import Components, pixel_mse
 from gibbsnet.evaluation.scores import switch_rate
+from gibbsnet.evaluation.spread import spread
 from gibbsnet.evaluation.yardsticks import Judged, Look, Points, Yardstick, batches, yardstick
 from gibbsnet.noise import Noise, seed_of
 
@@ -105,7 +108,8 @@ def validation_distance(
     data = getattr(data, "data", data)
     stick = _validation(data, judge, getattr(module, "device", torch.device("cpu")))
     with torch.no_grad():
-        looks = [stick.look(x) for x in draws(module, samples, min(samples, 500), seed, "validation")]
+        parts = enumerate(sizes(samples, min(samples, 500)))
+        looks = spread(parts, lambda part: stick.look(draw(module, part[1], seed, "validation", part[0])))
         look = Look.join(looks)
         scores = stick.quick(look)
     if not look.features.isfinite().all():
@@ -126,10 +130,12 @@ def sizes(n: int, batch: int) -> list[int]:
 def draws(module, n: int, batch: int, seed: int, purpose: str) -> Iterator[Tensor]:
     """n samples at i = N, in batches."""
     for number, size in enumerate(sizes(n, batch)):
-        for i, state in enumerate(module.trajectory(size, seed_of(seed, purpose, number))):
-            if i == module.N:
-                yield state["x"]
-                break
+        yield draw(module, size, seed, purpose, number)
+
+
+def draw(module, size: int, *key: int | str) -> Tensor:
+    """One batch of samples at i = N."""
+    return next(islice(module.trajectory(size, seed_of(*key)), module.N, None))["x"]
 
 
 class Watched:
@@ -142,34 +148,49 @@ class Watched:
     """
 
     def __init__(self, module, stick: Yardstick, wanted: set[int], samples: int, pairs: int, batch: int, seed: int):
-        self.looks: dict[int, Look] = {}
-        self.switching: list[Tensor] = []
-        self._latents: dict[int, list[list[Tensor]]] = {i: [] for i in wanted}
-        self._pairs = pairs
-        looks: dict[int, list[Look]] = {i: [] for i in wanted}
         grid = [*range(module.N, max(module.N, 100) + 1, 10)]
         grid = {*grid, grid[-1] + 10} if isinstance(stick, Judged | Points) else set()
-        kept = 0
-        for number, size in enumerate(sizes(samples, batch)):
-            switching = grid if number == 0 else set()
-            for i, state in enumerate(module.trajectory(size, seed_of(seed, "chain", number))):
-                if i in wanted or i in switching:
-                    look = stick.look(state["x"])
-                if i in switching:
-                    self.switching.append(look.probs)
-                if i in wanted:
-                    looks[i].append(look)
-                    if kept < pairs:
-                        self._latents[i].append([state[z].flatten(1).cpu() for z in latents(module, stick)])
-                if i == max(wanted | switching):
-                    break
-            kept += size
-        self.looks = {i: Look.join(parts) for i, parts in looks.items()}
+
+        def watch(part: tuple[int, int]) -> Batch:
+            number, size = part
+            switching, paired = grid if number == 0 else set(), wanted if number * batch < pairs else set()
+            return watched(module, stick, wanted, switching, paired, size, seed_of(seed, "chain", number))
+
+        parts = spread(enumerate(sizes(samples, batch)), watch)
+        self._pairs, self.switching = pairs, parts[0].switching
+        self.looks = {i: Look.join(part.looks[i] for part in parts) for i in wanted}
+        self._latents = {i: [part.latents[i] for part in parts if part.latents] for i in wanted}
 
     def pairs(self, i: int) -> list[Tensor]:
         """The first pairs at i: features of x, and each latent."""
         parts = [torch.cat(part)[: self._pairs] for part in zip(*self._latents[i], strict=True)]
         return [self.looks[i].features[: self._pairs], *parts]
+
+
+class Batch(NamedTuple):
+    """What was kept of one batch of chains: looks and latents by i, class probabilities for the switch rate."""
+
+    looks: dict[int, Look]
+    latents: dict[int, list[Tensor]]
+    switching: list[Tensor]
+
+
+def watched(
+    module, stick: Yardstick, wanted: set[int], switching: set[int], paired: set[int], size: int, seed: int
+) -> Batch:
+    """Runs one batch of chains to the last i that anybody asks for."""
+    kept = Batch({}, {}, [])
+    for i, state in enumerate(module.trajectory(size, seed)):
+        if i in wanted | switching:
+            look = stick.look(state["x"])
+        if i in switching:
+            kept.switching.append(look.probs)
+        if i in wanted:
+            kept.looks[i] = look
+        if i in paired:
+            kept.latents[i] = [state[z].flatten(1).cpu() for z in latents(module, stick)]
+        if i == max(wanted | switching):
+            return kept
 
 
 def latents(module, stick: Yardstick) -> list[str]:
