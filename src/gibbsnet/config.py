@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
-CIRCUMSTANCES = ("command", "run", "restart", "tracking", "evaluation", "judges", "every", "data.root", "data.download",
+CIRCUMSTANCES = ("command", "run", "restart", "tracking", "evaluation", "clamp", "judges", "every", "data.root", "data.download",
                  "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
                  "trainer.max_time", "trainer.progress", "trainer.threads")  # fmt: skip
+
+LATER = ("clamp",)
 
 
 class ConfigError(ValueError):
@@ -57,7 +59,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
     if into is None:
         picks, merged = _compose(picks)
     else:
-        merged = OmegaConf.create(dict(into))
+        merged = OmegaConf.merge(_later(), dict(into))
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
         if picks.get("mode"):
@@ -69,6 +71,12 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
     )
     check(plain)
     return plain
+
+
+def _later() -> DictConfig:
+    """Keys that only commands after the training read: a run that is older than one of them takes its default."""
+    root = OmegaConf.load(conf_folder() / "config.yaml")
+    return OmegaConf.create({key: root[key] for key in LATER if key in root})
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

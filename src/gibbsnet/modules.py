@@ -10,14 +10,16 @@ that Lightning's `global_step` counts batches.  Gradients are averaged over rank
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Chain, Stance, check_pairing, parse
+from .chain import Attentive, Chain, Stance, check_pairing, parse
 from .game import Game, Outcome
 from .graph import Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
@@ -32,6 +34,22 @@ def build_chain(
     steps = steps if isinstance(steps, int) else tuple(steps)
     stances = {v: Stance(**stance) for v, stance in mode.items()}
     return Chain(tuple(start), tuple(blocks), steps, grad_draws, stances, start_from_data, persistent)
+
+
+def holding(chain: Chain, given: State) -> Chain:
+    """The chain that also clamps what is given."""
+    held = {v: replace(chain.mode.get(v, Stance()), clamped=True) for v in given}
+    return replace(chain, mode={**chain.mode, **held})
+
+
+def check_names(graph: Graph, chain: Chain) -> None:
+    """Refuses a chain that names unknown variables or hears along edges that are none."""
+    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode)
+    if unknown := sorted(named - set(graph)):
+        raise ValueError(f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(graph)}")
+    for v, hears in (draw for block in chain.draws(1) for draw in block):
+        if deaf := sorted((hears or set()) - graph.neighbours(v) - {""}):
+            raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -94,17 +112,10 @@ class GibbsNet(LightningModule):
         self.check()
 
     def check(self) -> None:
-        """Refuses chains that name unknown variables or hear along edges that are none, critics that read what a chain never
-        holds, and a game that some conditional is invisible to."""
+        """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
+        conditional is invisible to."""
         for chain in (self.clamped, self.unclamped):
-            named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode)
-            if unknown := sorted(named - set(self.graph)):
-                raise ValueError(
-                    f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(self.graph)}"
-                )
-            for v, hears in (draw for block in chain.draws(1) for draw in block):
-                if deaf := sorted((hears or set()) - self.graph.neighbours(v) - {""}):
-                    raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
+            check_names(self.graph, chain)
             held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.clamped
             for name, critic in self.critics.items():
                 if absent := sorted(set(critic.messages) - held):
@@ -255,9 +266,52 @@ class GibbsNet(LightningModule):
 
     # Sampling: with the averaged weights, without gradient, keyed by the seed alone
 
-    def trajectory(self, batch: int, seed: int, given: State = {}, seen: State = {}) -> Iterator[State]:
-        """States i = 0, 1, 2, ... of `batch` unclamped chains, without end; `given` are values to start from."""
-        yield from self.unclamped.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
+    def trajectory(
+        self, batch: int, seed: int, given: State = {}, seen: State = {}, chain: Chain | None = None
+    ) -> Iterator[State]:
+        """States i = 0, 1, 2, ... of `batch` unclamped chains, without end; `given` are values to start from.
+
+        chain: another than the one that was trained, over the same graph.
+        """
+        chain = chain or self.unclamped
+        check_names(self.graph, chain)
+        yield from chain.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
+
+    def fill(
+        self,
+        given: State,
+        seen: State,
+        seed: int,
+        scale: float | None = None,
+        dreams: int = 2000,
+        chain: Chain | None = None,
+    ) -> Iterator[State]:
+        """States i = 0, 1, 2, ... of chains that hold what is given (of a variable in `seen` only those entries), without end.
+
+        Arguments:
+            given, seen: values (B, *) and masks (B, *), true where an entry is held.
+            scale: how far x lies from its mean, see `misfit`; with it the chains listen to the entries of x that they hold
+                (`Attentive`), without it they are plain.
+            dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.
+        """
+        plain = holding(chain or self.unclamped, given)
+        check_names(self.graph, plain)
+        noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
+        if scale is None:
+            yield from plain.trajectory(self._ready(), noise, given, seen, batch)
+            return
+        found = next(islice(self.trajectory(dreams, seed), self.N, None)) if dreams else {}
+        yield from Attentive(plain, {"x": scale}).trajectory(self._ready(), noise, given, seen, batch, found)
+
+    @torch.no_grad()
+    def misfit(self, given: State, seed: int) -> float:
+        """How far x lies from its mean given the clamped chain's latents, root mean square, in x's units.
+
+        It is what the latents do not know of x: far more than the noise that p(x|z) adds.
+        """
+        state = self.infer(given, seed)
+        mean = self._ready()["x"].mean({v: x for v, x in state.items() if v != "x"}, len(state["x"]))
+        return float((mean - state["x"]).square().mean().sqrt())
 
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:
