@@ -1,4 +1,4 @@
-"""sample: draws chains from a trained run: free ones, or such that hold parts of real images."""
+"""sample: draws chains from a trained run: free ones, in a mode of being, or such that hold parts of real images."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import plots
-from .chain import Chain
+from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
 from .modules import GibbsNet, build_chain
@@ -25,18 +25,21 @@ KNOWN = 1000  # training images that say how far x lies from its mean
 def sample(config: Mapping, chains: int = 100) -> Path:
     """Draws from the configuration's run; returns the folder of what was written, <run>/samples.
 
-    With `clamp.hole` or `clamp.whole` it is parts of real images that are held, see `fill`; else chains run freely, see `dream`.
+    With `clamp.hole` or `clamp.whole` parts of real images are held, see `fill`.  In a mode that clamps something, or starts from
+    the present, real images are the present, see `be`.  Else chains run freely, see `dream`.
     """
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape), build_chain(**config["chains"]["unclamped"])
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
-    clamp = config["clamp"]
+    clamp, seed = config["clamp"], config["evaluation"]["seed"]
     if clamp["hole"] or clamp["whole"]:
-        print(fill(module, chain, data, clamp, config["evaluation"]["seed"], out))
+        print(fill(module, chain, data, clamp, seed, out))
+    elif chain.given:
+        print(be(module, chain, data, chains, clamp["emergency"], seed, out / f"{config['mode'] or 'present'}.png"))
     else:
-        print(dream(module, chain, data, chains, config["evaluation"]["seed"], out))
+        print(dream(module, chain, data, chains, seed, out))
     return out
 
 
@@ -53,6 +56,26 @@ def dream(module: GibbsNet, chain: Chain, data: DataModule, chains: int, seed: i
     plots.save(plots.samples(states[last]["x"], real, f"after {last} sweeps"), out / "samples.png")
     save(states[last], out / "samples.npz")
     return f"{out}: {chains} chains, {last} sweeps"
+
+
+def be(
+    module: GibbsNet, chain: Chain, data: DataModule, chains: int, emergency: float | None, seed: int, path: Path
+) -> str:
+    """Chains whose present is a validation image each: a strip of ten of them beside their images, and the last states as .npz.
+
+    Where x is held, the strip shows what the latents have in mind: x as the model would draw it.
+    """
+    real = data.state("validation", torch.arange(min(chains, len(data.data.validation))), seed)
+    present, last = module.infer(real, seed), chain.range[1]
+    given = {v: present[v] for v in chain.given}
+    walker = chain if emergency is None else Wakeful(chain, emergency)
+    walk = islice(module.trajectory(len(real["x"]), seed, given, chain=walker), last + 1)
+    states = {i: state for i, state in enumerate(walk) if i in {*plots.STEPS, last}}
+    mind = (lambda s: module.decode(s, seed)) if "x" in chain.clamped else (lambda s: s["x"])
+    columns = {"real": real["x"], **{f"i = {i}": mind(s) for i, s in states.items()}}
+    plots.save(plots.fills(columns, title=path.stem.replace("_", "-")), path)
+    save(states[last], path.with_suffix(".npz"))
+    return f"{path}: {len(real['x'])} chains, {last} sweeps"
 
 
 def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed: int, out: Path) -> str:
