@@ -10,6 +10,7 @@ import torch
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
 from gibbsnet.config import ConfigError, choices, load
+from gibbsnet.evaluation.settling import settled
 from gibbsnet.modules import build, build_chain
 from gibbsnet.noise import Noise
 from tests.models import GIBBS2, HELD, TOWER, graph, module, normal
@@ -293,3 +294,24 @@ def test_samples_are_dreams_whatever_the_mode_of_the_training():
         assert all(torch.equal(a[v], b[v]) for v in a)
     x = digits()["x"]
     assert torch.equal(next(m.fill({"x": x}, {}, 0))["x"], x)
+
+
+# How long inference takes
+
+
+def test_a_chain_that_forgets_its_start_settles_after_as_many_sweeps_as_it_takes():
+    noise = torch.randn(40, 50, 30, 4, generator=torch.Generator().manual_seed(0))
+    home = 3 * torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    at_once = settled(home + noise, 15)
+    far = torch.where(torch.arange(40).view(-1, 1, 1, 1) < 7, 5.0, 0.0)
+    first, distance, band = settled(home + noise + far, 15)
+    assert at_once[0] == 0 and first == 7 and distance[0] > 10 * band > 0
+    assert band < 0.02 and distance[20] <= band < 10 * distance[20]
+    slow = settled(home + noise + 5 * 0.5 ** torch.arange(40.0).view(-1, 1, 1, 1), 15)
+    assert 3 < slow[0] < 10
+
+
+@pytest.mark.parametrize("tail", [1, 21])
+def test_a_tail_of_no_length_is_refused(tail):
+    with pytest.raises(ValueError, match=r"expected 2\.\.20"):
+        settled(torch.zeros(40, 2, 2, 2), tail)
