@@ -1,5 +1,6 @@
 """Holes, chains that hold parts of images and listen to them, and the numbers of their fills."""
 
+import json
 from itertools import islice
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks import fill
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Attentive, Chain
 from gibbsnet.classifier import load_judge
@@ -278,3 +280,13 @@ def test_a_clamp_that_cannot_be_is_one_line(run, settings, words, capsys):
     assert main(["sample", f"run={run}", *settings]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_the_benchmark_writes_what_it_prints(run, capsys):
+    fill.main([f"run={run}", "images=12"])
+    printed = capsys.readouterr().out
+    written = json.loads((run / "fill.json").read_text())
+    assert written.keys() == set(HOLES) and written["row"].keys() >= {"ridge", "plain 30", "attentive 30"}
+    assert all(line in printed for line in fill.table(written))
+    with pytest.raises(SystemExit, match="which run"):
+        fill.main([])

@@ -1,5 +1,6 @@
 """The modes of being: claim 10 of the literature, in sampling and in training, and what they refuse."""
 
+import json
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import phases, settle
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
-from gibbsnet.config import ConfigError, choices, load
+from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.evaluation.settling import settled
 from gibbsnet.modules import build, build_chain
 from gibbsnet.noise import Noise
@@ -315,3 +317,24 @@ def test_a_chain_that_forgets_its_start_settles_after_as_many_sweeps_as_it_takes
 def test_a_tail_of_no_length_is_refused(tail):
     with pytest.raises(ValueError, match=r"expected 2\.\.20"):
         settled(torch.zeros(40, 2, 2, 2), tail)
+
+
+def test_the_benchmark_of_inference_runs_on_a_run(run, monkeypatch, capsys):
+    for name, value in dict(IMAGES=5, COPIES=3, SWEEPS=12, TAIL=4).items():
+        monkeypatch.setattr(settle, name, value)
+    settle.main([f"run={run}"])
+    assert capsys.readouterr().out.count("\n") >= 4 + len(settle.POTENCIES) + len(settle.THRESHOLDS)
+    written = json.loads((run / "settle.json").read_text())
+    assert all(0 <= row["sweeps"] < 12 for row in written["present_at_hand"].values())
+    alarms = [written["daydreaming"][str(t)]["alarms"] for t in settle.THRESHOLDS]
+    assert alarms[0] == 0 and alarms[1] <= alarms[-1]
+
+
+@pytest.mark.parametrize("phase", phases.PHASES)
+def test_the_negative_phases_differ_in_the_mode_alone(phase):
+    base, config = (
+        load(["model=gibbsnet2", *phases.PHASES[p], "chains.unclamped.steps=[1,3]"]) for p in ("dreaming", phase)
+    )
+    changed = {key.split(".")[2] for key in differences(base, config)}
+    assert changed <= {"mode", "present", "dream_every"} and bool(changed) == (phase != "dreaming")
+    build(config, (1, 8, 8))
