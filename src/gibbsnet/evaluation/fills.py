@@ -67,6 +67,7 @@ def chains(
             yield i, state["x"].cpu().unflatten(0, (FILLS, len(x)))
 
 
+@torch.no_grad()
 def scores(judge: Judge, x: Tensor, fills: Tensor, missing: Tensor) -> dict[str, float]:
     """The numbers of the module's docstring for fills (K, n, C, H, W) of images (n, C, H, W)."""
     device = next(judge.parameters()).device
