@@ -7,9 +7,10 @@ of a block are drawn together.  Where a draw should hear fewer than all neighbou
     state 0 = start pass,   state i = state i - 1 after one sweep,   i = 0, 1, 2, ...
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Chain:
         mode: stances; a variable that is not named is free and heard.
         start_from_data: share of the examples whose start pass is replaced, where data are given, by the data.
         persistent: share of the examples that go on from where the chain of the batch before ended.
+        present: variables that start from the present, the clamped chain's last state, and are free from then on.
+        dream_every: every so many training batches the chain dreams instead: stances and present are left out; 0 = never.
     """
 
     start: Sequence[str | Sequence[str]]
@@ -66,6 +69,8 @@ class Chain:
     mode: Mapping[str, Stance] = field(default_factory=dict)
     start_from_data: float = 0.0
     persistent: float = 0.0
+    present: Sequence[str] = ()
+    dream_every: int = 0
 
     def __post_init__(self):
         low, high = self.range
@@ -82,6 +87,8 @@ class Chain:
             raise ValueError(
                 "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
             )
+        if self.dream_every < 0:
+            raise ValueError(f"dream_every is a number of batches >= 0: got {self.dream_every}")
         if self.grad_draws < 1:
             raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
 
@@ -95,6 +102,20 @@ class Chain:
     def clamped(self) -> frozenset[str]:
         return frozenset(v for v, stance in self.mode.items() if stance.clamped)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """What it must be given: the clamped, and what starts from the present."""
+        return self.clamped | frozenset(self.present)
+
+    def during(self, step: int) -> "Chain":
+        """The chain of this training batch."""
+        return self.dreaming if self.dream_every and step % self.dream_every == 0 else self
+
+    @property
+    def dreaming(self) -> "Chain":
+        """The same chain with everything free and heard, and nothing from the present."""
+        return replace(self, mode={}, present=())
+
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
         low, high = self.range
@@ -102,7 +123,8 @@ class Chain:
 
     def draws(self, steps: int) -> list[Block]:
         """The blocks drawn in a chain of that many sweeps, start pass first."""
-        return [parse(b) for b in self.start] + steps * [parse(b) for b in self.blocks]
+        start = [tuple(d for d in parse(b) if d[0] not in self.present) for b in self.start]
+        return start + steps * [parse(b) for b in self.blocks]
 
     def audible(self, noise: Noise, batch: int) -> Audible:
         """Who is heard in the sweep that has this noise: variable -> bool (batch,), for those not always heard."""
@@ -123,6 +145,7 @@ class Chain:
             raise ValueError(f"a clamped variable must be given a value: {', '.join(missing)}")
         if stray := sorted(seen.keys() - self.clamped):
             raise ValueError(f"seen names entries to hold, but the chain does not clamp {', '.join(stray)}")
+        check_shapes(graph, given, seen, batch)
         noise = noise.at(0)
         state, audible = dict(given), self.audible(noise, batch)
         for v in seen:
@@ -150,14 +173,10 @@ class Chain:
         self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1
     ) -> Iterator[State]:
         """States 0, 1, 2, ... without end and without gradient."""
-        with torch.no_grad():
-            state = self.init(graph, noise, given, seen, batch)
-        i = 0
-        while True:
-            yield state
-            i += 1
-            with torch.no_grad():
-                state = self.step(graph, state, noise.at(i), given, seen)
+        return walk(
+            lambda: self.init(graph, noise, given, seen, batch),
+            lambda state, i: self.step(graph, state, noise.at(i), given, seen),
+        )
 
     def run(
         self,
@@ -180,6 +199,7 @@ class Chain:
         ]  # draws left for pass i, counted from its end
         state = self.init(graph, noise, given, seen, batch, max(0, span[0]))
         state = mixed(state, data, self.start_from_data, noise.at("data"), batch)
+        kept = {v: x for v, x in kept.items() if v not in self.clamped}
         state = mixed(state, kept, self.persistent, noise.at("kept"), batch)
         for i in range(1, steps + 1):
             state = self.step(graph, state, noise.at(i), given, seen, max(0, span[i]))
@@ -201,12 +221,177 @@ class Chain:
         return {v: torch.where(seen[v], given[v], x) if v in held else x for v, x in drawn.items()}
 
 
+def walk(init: Callable[[], State], step: Callable[[State, int], State]) -> Iterator[State]:
+    """States 0, 1, 2, ... without end and without gradient."""
+    with torch.no_grad():
+        state = init()
+    yield state
+    for i in count(1):
+        with torch.no_grad():
+            state = step(state, i)
+        yield state
+
+
+@dataclass(frozen=True)
+class Attentive:
+    r"""A partially clamped chain that listens to what it holds.
+
+    In a plain chain the held entries of x reach the latents through q(z|x) alone, which reads the redrawn entries as well: a
+    wrong fill confirms itself.  Here the chain starts from one of many dreams, chosen by how well it explains the held entries,
+    and a sweep that explains them worse is refused, per example, with Metropolis's probability:
+
+        log L = - sum over held entries (E[v | the others] - held)^2 / (2 scale_v^2),      accept with min(1, L' / L)
+
+    Were the sweep reversible with respect to the model's joint, this would be exact for that likelihood.
+    Mattei and Frellsen 2018, https://arxiv.org/abs/1802.04826
+
+    Arguments:
+        chain: what is wrapped; it has the same init, step and trajectory.
+        scale: variable -> the standard deviation of a held entry around its mean; those that are not named have no say.
+    """
+
+    chain: Chain
+    scale: Mapping[str, float]
+
+    def __post_init__(self):
+        if bad := {v: s for v, s in self.scale.items() if not s > 0}:
+            raise ValueError(f"the scale of what is held must be positive: got {bad}")
+
+    def loglikelihood(self, graph: Graph, state: State, given: State, seen: State) -> Tensor:
+        """How well the rest of the state explains the held entries, log L, shape (B,)."""
+        return -sum(_misfit(graph, state, v, given, seen).flatten(1).sum(1) / (2 * s**2) for v, s in self.scale.items())
+
+    def init(
+        self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1, dreams: State = {}
+    ) -> State:
+        """State 0: a dream per example, drawn with probabilities proportional to L, what is held put in its place.
+
+        dreams: states (D, *) to choose from; without them it is the plain chain's.
+        """
+        state = self.chain.init(graph, noise, given, seen, batch)
+        if not dreams:
+            return state
+        logits = -sum(_distances(graph, dreams, v, given, seen) / (2 * s**2) for v, s in self.scale.items())
+        chosen = _choice(logits, noise.at(0, "dream"))
+        return {v: self._held(v, x[chosen], given, seen) for v, x in dreams.items()}
+
+    def step(self, graph: Graph, state: State, noise: Noise, given: State = {}, seen: State = {}) -> State:
+        """The state after one sweep, or the same where it was refused."""
+        new = self.chain.step(graph, state, noise, given, seen)
+        gain = self.loglikelihood(graph, new, given, seen) - self.loglikelihood(graph, state, given, seen)
+        taken = noise.at("accept").uniform(gain.shape, gain.dtype).log() < gain
+        return {v: torch.where(_column(taken, x), x, state[v]) for v, x in new.items()}
+
+    def trajectory(
+        self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1, dreams: State = {}
+    ) -> Iterator[State]:
+        """States 0, 1, 2, ... without end and without gradient."""
+        return walk(
+            lambda: self.init(graph, noise, given, seen, batch, dreams),
+            lambda state, i: self.step(graph, state, noise.at(i), given, seen),
+        )
+
+    def _held(self, v: str, x: Tensor, given: State, seen: State) -> Tensor:
+        if v not in self.chain.clamped:
+            return x
+        return torch.where(seen[v], given[v], x) if v in seen else given[v]
+
+
+@dataclass(frozen=True)
+class Wakeful:
+    """A chain in which a clamped variable is heard again in an emergency, whatever its potency: in those examples where the rest
+    of the state explains it badly.
+
+    Arguments:
+        chain: what is wrapped; it has the same init and trajectory.
+        threshold: greatest mean of (E[v | the others] - v)^2 / 4 over the held entries that leaves it as it is.
+        variable: v, one that the chain clamps.
+    """
+
+    chain: Chain
+    threshold: float
+    variable: str = "x"
+
+    def __post_init__(self):
+        if self.variable not in self.chain.clamped:
+            raise ValueError(f"an emergency is about what is clamped, and the chain does not clamp {self.variable}")
+        if not self.threshold >= 0:
+            raise ValueError(f"the threshold of an emergency is an error >= 0: got {self.threshold}")
+
+    def alarmed(self, graph: Graph, state: State, given: State, seen: State = {}) -> Tensor:
+        """In which examples there is an emergency, bool (B,)."""
+        error = _misfit(graph, state, self.variable, given, seen).flatten(1).sum(1) / 4
+        entries = seen[self.variable].flatten(1).sum(1) if self.variable in seen else given[self.variable][0].numel()
+        return error > self.threshold * entries
+
+    def step(self, graph: Graph, state: State, noise: Noise, given: State = {}, seen: State = {}) -> State:
+        """The state after one sweep, in which v is heard by the alarmed examples."""
+        stance = self.chain.mode[self.variable]
+        potency = torch.where(
+            self.alarmed(graph, state, given, seen), 1.0, torch.as_tensor(stance.potency, device=noise.device)
+        )
+        mode = {**self.chain.mode, self.variable: replace(stance, potency=potency)}
+        return replace(self.chain, mode=mode).step(graph, state, noise, given, seen)
+
+    def trajectory(
+        self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1
+    ) -> Iterator[State]:
+        """States 0, 1, 2, ... without end and without gradient."""
+        return walk(
+            lambda: self.chain.init(graph, noise, given, seen, batch),
+            lambda state, i: self.step(graph, state, noise.at(i), given, seen),
+        )
+
+
+def _misfit(graph: Graph, state: State, v: str, given: State, seen: State) -> Tensor:
+    """(E[v | the others] - given)^2 where it is held, else 0; v's shape."""
+    mean = graph[v].mean({u: x for u, x in state.items() if u != v}, len(given[v]))
+    square = (mean - given[v]).square()
+    return torch.where(seen[v], square, 0) if v in seen else square
+
+
+def _distances(graph: Graph, dreams: State, v: str, given: State, seen: State) -> Tensor:
+    """Squared distances (B, D) of every dream's mean of v to the held entries of every example."""
+    size = len(dreams[v])
+    mean = graph[v].mean({u: x for u, x in dreams.items() if u != v}, size).flatten(1)
+    held = seen[v].flatten(1) if v in seen else torch.ones_like(given[v], dtype=torch.bool).flatten(1)
+    value = torch.where(held, given[v].flatten(1), 0)
+    return value.square().sum(1, keepdim=True) - 2 * value @ mean.T + held.to(mean.dtype) @ mean.square().T
+
+
+def _choice(logits: Tensor, noise: Noise) -> Tensor:
+    """One index per row, drawn with probabilities proportional to exp(logits), (B, D) -> (B,)."""
+    tiny = torch.finfo(logits.dtype).tiny
+    return (logits - (-noise.uniform(logits.shape, logits.dtype).clamp_min(tiny).log()).log()).argmax(1)
+
+
+def _column(flags: Tensor, like: Tensor) -> Tensor:
+    """Flags (B,) that broadcast against values (B, *)."""
+    return flags.view(-1, *[1] * (like.ndim - 1))
+
+
+def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:
+    """Refuses values of unknown variables, and values or masks of another shape or type than theirs.
+
+    Raises:
+        ValueError: naming the variable, what was given and what was expected.
+    """
+    if unknown := sorted(given.keys() - set(graph)):
+        raise ValueError(f"no variable is called {', '.join(unknown)}: expected some of {', '.join(graph)}")
+    for what, state in (("values", given), ("mask", seen)):
+        for v, x in state.items():
+            if tuple(x.shape) != (expected := (batch, *graph[v].shape)):
+                raise ValueError(f"the {what} of {v}: shape {tuple(x.shape)}, expected {expected}")
+    if bad := sorted(v for v, mask in seen.items() if mask.dtype != torch.bool):
+        raise ValueError(f"the mask of {', '.join(bad)} must be bool: true where an entry is held")
+
+
 def mixed(state: State, other: State, share: float, noise: Noise, batch: int) -> State:
     """The state, in which a share of the examples is replaced by the other's."""
     if not (share and other):
         return state
     chosen = noise.uniform((batch,)) < share
-    return state | {v: torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x, state[v]) for v, x in other.items()}
+    return state | {v: torch.where(_column(chosen, x), x, state[v]) for v, x in other.items()}
 
 
 def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]:
@@ -214,7 +399,7 @@ def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]
 
     A variable that hears somebody who is drawn again later does not end on its conditional and is left out.
     """
-    present, when, last = set(chain.clamped), {}, {}
+    present, when, last = set(chain.given), {}, {}
     for t, block in enumerate(chain.draws(steps)):
         names = [v for v, _ in block]
         for v, hears in block:

@@ -21,9 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
-CIRCUMSTANCES = ("command", "run", "restart", "tracking", "evaluation", "judges", "every", "data.root", "data.download",
-                 "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-                 "trainer.max_time", "trainer.progress", "trainer.threads")  # fmt: skip
+CIRCUMSTANCES = (
+    "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
+    "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
+    "trainer.progress", "trainer.threads",
+)  # fmt: skip
+LATER = ("clamp",)
+NOTHING = (None, "", "null")
 
 
 class ConfigError(ValueError):
@@ -58,11 +62,15 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
     if into is None:
         picks, merged = _compose(picks)
     else:
-        merged = OmegaConf.create(dict(into))
+        merged = OmegaConf.merge(_later(), dict(into))
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
-        if picks.get("mode"):
+        if picks.get("mode") not in NOTHING:
+            # A mode is all of the stances: none of the one that was trained in stays.
+            merged.chains.unclamped.update(mode={}, present=[], dream_every=0)
             merged = OmegaConf.merge(merged, _file("mode", picks["mode"]))
+        picks = {"mode": merged.get("mode"), **picks}
+    merged.mode = picks["mode"] if picks.get("mode") not in NOTHING else None
     plain = _resolve(_override(merged, values))
     plain.pop("defaults", None)
     plain["command"] = (
@@ -70,6 +78,12 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
     )
     check(plain)
     return plain
+
+
+def _later() -> DictConfig:
+    """Keys that only commands after the training read: a run that is older than one of them takes its default."""
+    root = OmegaConf.load(conf_folder() / "config.yaml")
+    return OmegaConf.create({key: root[key] for key in LATER if key in root})
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -99,7 +113,7 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     chosen["network"] = chosen["network"] or data.get("defaults", {}).get("network")
     merged = root
     for group in GROUPS:
-        if chosen[group] not in (None, "", "null"):
+        if chosen[group] not in NOTHING:
             piece = _file(group, chosen[group])
             piece.pop("defaults", None)
             merged = OmegaConf.merge(merged, piece)
@@ -196,6 +210,19 @@ def check(config: Mapping) -> None:
         value = _at(config, key)
         if type(value) is not int or value < least:
             raise ConfigError(f"{key}={value}: expected an integer of at least {least}")
+    if config.get("mode"):
+        _check_mode(config)
+
+
+def _check_mode(config: Mapping) -> None:
+    """A mode names the variables of a graph of three levels."""
+    chain, variables = config["chains"]["unclamped"], list(config["graph"])
+    named = [*chain.get("mode", {}), *chain.get("present", [])]
+    if unknown := sorted(set(named) - set(variables)):
+        raise ConfigError(
+            f"mode={config['mode']} names {', '.join(unknown)}, but model={config['model']['name']} has {', '.join(variables)}: "
+            "choose a model that has them, for example gibbsnet2 (x, z1, z2)"
+        )
 
 
 def folder(config: Mapping) -> Path:

@@ -10,14 +10,16 @@ that Lightning's `global_step` counts batches.  Gradients are averaged over rank
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Chain, Stance, check_pairing, parse
+from .chain import Attentive, Chain, Stance, Wakeful, check_pairing, parse
 from .game import Game, Outcome
 from .graph import Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
@@ -25,13 +27,32 @@ from .noise import Noise, seed_of
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
 
 
-def build_chain(
-    start, blocks=(), steps=0, grad_draws=3, mode: Mapping = {}, start_from_data=0.0, persistent=0.0
-) -> Chain:
+def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), **options) -> Chain:
     """A chain from plain arguments; `mode` maps a variable to {"clamped": bool, "potency": float}."""
     steps = steps if isinstance(steps, int) else tuple(steps)
     stances = {v: Stance(**stance) for v, stance in mode.items()}
-    return Chain(tuple(start), tuple(blocks), steps, grad_draws, stances, start_from_data, persistent)
+    return Chain(tuple(start), tuple(blocks), steps, mode=stances, present=tuple(present), **options)
+
+
+def _possible(chain: Chain, given: State) -> Chain:
+    """The chain, or its dreams where something that it needs is not given."""
+    return chain if chain.given <= given.keys() else chain.dreaming
+
+
+def holding(chain: Chain, given: State) -> Chain:
+    """The chain that also clamps what is given."""
+    held = {v: replace(chain.mode.get(v, Stance()), clamped=True) for v in given}
+    return replace(chain, mode={**chain.mode, **held})
+
+
+def check_names(graph: Graph, chain: Chain) -> None:
+    """Refuses a chain that names unknown variables or hears along edges that are none."""
+    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode) | chain.given
+    if unknown := sorted(named - set(graph)):
+        raise ValueError(f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(graph)}")
+    for v, hears in (draw for block in chain.draws(1) for draw in block):
+        if deaf := sorted((hears or set()) - graph.neighbours(v) - {""}):
+            raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -94,24 +115,20 @@ class GibbsNet(LightningModule):
         self.check()
 
     def check(self) -> None:
-        """Refuses chains that name unknown variables or hear along edges that are none, critics that read what a chain never
-        holds, and a game that some conditional is invisible to."""
+        """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
+        conditional is invisible to."""
         for chain in (self.clamped, self.unclamped):
-            named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode)
-            if unknown := sorted(named - set(self.graph)):
-                raise ValueError(
-                    f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(self.graph)}"
-                )
-            for v, hears in (draw for block in chain.draws(1) for draw in block):
-                if deaf := sorted((hears or set()) - self.graph.neighbours(v) - {""}):
-                    raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
-            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.clamped
+            check_names(self.graph, chain)
+            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.given
             for name, critic in self.critics.items():
                 if absent := sorted(set(critic.messages) - held):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
-        check_pairing(self.graph, self.clamped, self.unclamped)
+        if self.clamped.present or self.clamped.dream_every:
+            raise ValueError("the clamped chain *is* the present: present and dream_every are the unclamped chain's")
+        for step in (0, 1):  # with dream_every two games alternate
+            check_pairing(self.graph, self.clamped, self.unclamped.during(step))
 
     # What the model is
 
@@ -147,7 +164,7 @@ class GibbsNet(LightningModule):
         step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
         noise = self._noise(self.hparams.seed, step, "train")
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
-        real, fake = self.pairs(batch, noise)
+        real, fake = self.pairs(batch, noise, step)
         outcome = self.contest(real, fake, noise, step)
         self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
         self._update(outcome.graph, outcome.critic, step)
@@ -159,19 +176,20 @@ class GibbsNet(LightningModule):
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
-        return self.contest(*self.pairs(batch, noise), noise, step)
+        return self.contest(*self.pairs(batch, noise, step), noise, step)
 
-    def pairs(self, batch: State, noise: Noise) -> tuple[State, State]:
+    def pairs(self, batch: State, noise: Noise, step: int = 0) -> tuple[State, State]:
         """The last states of the clamped and of the unclamped chain."""
         given, size = self._held(batch), len(batch["x"])
         real = self.clamped.run(self.graph, noise.at("clamped"), given, batch=size)
-        held = {v: x for v, x in given.items() if v in self.unclamped.clamped}
+        chain = self.unclamped.during(step)
+        held = {v: real[v].detach() for v in sorted(chain.given)}
         kept = self._kept_here(noise, size)
-        return real, self.unclamped.run(self.graph, noise.at("unclamped"), held, batch=size, data=given, kept=kept)
+        return real, chain.run(self.graph, noise.at("unclamped"), held, batch=size, data=given, kept=kept)
 
     def contest(self, real: State, fake: State, noise: Noise, step: int) -> Outcome:
         """The game between two chains' last states."""
-        audible = self._audible(noise, len(real["x"]))
+        audible = self._audible(noise, len(real["x"]), step)
         return self.game.play(self.critics, real, fake, *self._players, step, audible)
 
     def _held(self, values: State) -> State:
@@ -197,11 +215,11 @@ class GibbsNet(LightningModule):
         """What the graph and what the critics may change; looking for it is a tenth of a small network's step."""
         return tuple([p for p in net.parameters() if p.requires_grad] for net in (self.graph, self.critics))
 
-    def _audible(self, noise: Noise, size: int) -> Audible:
+    def _audible(self, noise: Noise, size: int, step: int = 0) -> Audible:
         """A critic reads a variable where both chains heard it: hidden on one side, it is hidden on the other."""
         sides = [
             chain.last_audible(noise.at(name), size)
-            for name, chain in (("clamped", self.clamped), ("unclamped", self.unclamped))
+            for name, chain in (("clamped", self.clamped), ("unclamped", self.unclamped.during(step)))
         ]
         return {v: torch.stack([side[v] for side in sides if v in side]).all(0) for v in sides[0] | sides[1]}
 
@@ -255,9 +273,53 @@ class GibbsNet(LightningModule):
 
     # Sampling: with the averaged weights, without gradient, keyed by the seed alone
 
-    def trajectory(self, batch: int, seed: int, given: State = {}, seen: State = {}) -> Iterator[State]:
-        """States i = 0, 1, 2, ... of `batch` unclamped chains, without end; `given` are values to start from."""
-        yield from self.unclamped.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
+    def trajectory(
+        self, batch: int, seed: int, given: State = {}, seen: State = {}, chain: Chain | Wakeful | None = None
+    ) -> Iterator[State]:
+        """States i = 0, 1, 2, ... of `batch` unclamped chains, without end; `given` are values to start from.
+
+        chain: another than the one that was trained, over the same graph.  The trained one dreams, whatever mode it was trained
+            in, where it would need a present that is not given.
+        """
+        chain = chain or _possible(self.unclamped, given)
+        check_names(self.graph, chain.chain if isinstance(chain, Wakeful) else chain)
+        yield from chain.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
+
+    def fill(
+        self,
+        given: State,
+        seen: State,
+        seed: int,
+        scale: float | None = None,
+        dreams: int = 2000,
+        chain: Chain | None = None,
+    ) -> Iterator[State]:
+        """States i = 0, 1, 2, ... of chains that hold what is given (of a variable in `seen` only those entries), without end.
+
+        Arguments:
+            given, seen: values (B, *) and masks (B, *), true where an entry is held.
+            scale: how far x lies from its mean, see `misfit`; with it the chains listen to the entries of x that they hold
+                (`Attentive`), without it they are plain.
+            dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.
+        """
+        plain = holding(_possible(chain or self.unclamped, given), given)
+        check_names(self.graph, plain)
+        noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
+        if scale is None:
+            yield from plain.trajectory(self._ready(), noise, given, seen, batch)
+            return
+        found = next(islice(self.trajectory(dreams, seed), self.N, None)) if dreams else {}
+        yield from Attentive(plain, {"x": scale}).trajectory(self._ready(), noise, given, seen, batch, found)
+
+    @torch.no_grad()
+    def misfit(self, given: State, seed: int) -> float:
+        """How far x lies from its mean given the clamped chain's latents, root mean square, in x's units.
+
+        It is what the latents do not know of x: far more than the noise that p(x|z) adds.
+        """
+        state = self.infer(given, seed)
+        mean = self._ready()["x"].mean({v: x for v, x in state.items() if v != "x"}, len(state["x"]))
+        return float((mean - state["x"]).square().mean().sqrt())
 
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:

@@ -340,6 +340,21 @@ def reconstructions(x: Tensor, again: Tensor, data: Tensor, title: str = "") -> 
     return figure
 
 
+def fills(columns: Mapping[str, Tensor], held: Tensor | None = None, title: str = "") -> Figure:
+    """Real images and what a partially clamped chain makes of them, a row each, at most ten.
+
+    columns: label -> images (B, C, H, W) in [-1, 1]. held: bool, as the images; with it a column "held" is put in after the
+    first one, in which what is missing is coloured.
+    """
+    columns = {name: x[:10].detach().cpu().expand(-1, 3, -1, -1) for name, x in columns.items()}
+    if held is not None:
+        first, *rest = columns.items()
+        colour = 2 * torch.tensor(to_rgb(PALETTE[4])).view(3, 1, 1) - 1
+        shown = torch.where(held[:10].cpu().expand(-1, 3, -1, -1), first[1], colour)
+        columns = dict([first, ("held", shown), *rest])
+    return image_grid(torch.stack(list(columns.values()), 1), title, columns=list(columns))
+
+
 # ------------------------------------------------------------------------------------------------------ all of them
 
 

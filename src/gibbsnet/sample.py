@@ -1,37 +1,146 @@
-"""sample: draws chains from a trained run."""
+"""sample: draws chains from a trained run: free ones, in a mode of being, or such that hold parts of real images."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import plots
-from .config import folder
+from .chain import Chain, Wakeful
+from .config import ConfigError, folder, read
+from .data import DataModule, State, hole
+from .modules import GibbsNet, build_chain
+from .noise import Noise
 from .prepare import datamodule
 from .train import load_run
 
+FILLS = 4  # of each image in the picture
+STEPS = (1, 4, 30)  # sweeps after which they are shown
+KNOWN = 1000  # training images that say how far x lies from its mean
+
 
 def sample(config: Mapping, chains: int = 100) -> Path:
-    """Runs `chains` unclamped chains for chains.unclamped.steps sweeps; returns the folder of what was written.
+    """Draws from the configuration's run; returns the folder of what was written, <run>/samples.
 
-    <run>/samples/chain.png shows ten of them as they go, samples.png the last states, samples.npz holds the last states of
-    every variable, float32 (chains, *), x in [-1, 1].
+    With `clamp.hole` or `clamp.whole` parts of real images are held, see `fill`.  In a mode that clamps something, or starts from
+    the present, real images are the present, see `be`.  Else chains run freely, see `dream`.
     """
-    run = folder(config)
-    data = datamodule(config)
-    module = load_run(run, config, data.shape)
-    shown = {*plots.STEPS, module.N}
-    states = {}
-    for i, state in enumerate(module.trajectory(chains, config["evaluation"]["seed"])):
-        if i in shown:
-            states[i] = state
-        if i == module.N:
-            break
+    run, data = folder(config), datamodule(config)
+    # The run as it was trained; another chain over its graph needs no game that would be worth playing.
+    module, chain = load_run(run, read(run), data.shape), build_chain(**config["chains"]["unclamped"])
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
-    real = data.state("validation")["x"]
-    plots.save(plots.chain({i: s["x"] for i, s in states.items()}, real, module.N), out / "chain.png")
-    plots.save(plots.samples(states[module.N]["x"], real, f"after {module.N} sweeps"), out / "samples.png")
-    np.savez(out / "samples.npz", **{v: value.numpy() for v, value in states[module.N].items()})
-    print(f"{out}: {chains} chains, {module.N} sweeps")
+    clamp, seed = config["clamp"], config["evaluation"]["seed"]
+    if clamp["hole"] or clamp["whole"]:
+        print(fill(module, chain, data, clamp, seed, out))
+    elif chain.given:
+        print(be(module, chain, data, chains, clamp["emergency"], seed, out / f"{config['mode'] or 'present'}.png"))
+    else:
+        print(dream(module, chain, data, chains, seed, out))
     return out
+
+
+def dream(module: GibbsNet, chain: Chain, data: DataModule, chains: int, seed: int, out: Path) -> str:
+    """Free chains: chain.png shows ten of them as they go, samples.png the last states.
+
+    samples.npz holds the last states of every variable, float32 (chains, *), x in [-1, 1].
+    """
+    last = chain.range[1]
+    walk = islice(module.trajectory(chains, seed, chain=chain), last + 1)
+    states = {i: state for i, state in enumerate(walk) if i in {*plots.STEPS, last}}
+    real = data.state("validation")["x"]
+    plots.save(plots.chain({i: s["x"] for i, s in states.items()}, real, last), out / "chain.png")
+    plots.save(plots.samples(states[last]["x"], real, f"after {last} sweeps"), out / "samples.png")
+    save(states[last], out / "samples.npz")
+    return f"{out}: {chains} chains, {last} sweeps"
+
+
+def be(
+    module: GibbsNet, chain: Chain, data: DataModule, chains: int, emergency: float | None, seed: int, path: Path
+) -> str:
+    """Chains whose present is a validation image each: a strip of ten of them beside their images, and the last states as .npz.
+
+    Where x is held, the strip shows what the latents have in mind: x as the model would draw it.
+    """
+    real = data.state("validation", torch.arange(min(chains, len(data.data.validation))), seed)
+    present, last = module.infer(real, seed), chain.range[1]
+    given = {v: present[v] for v in chain.given}
+    walker = chain if emergency is None else Wakeful(chain, emergency)
+    walk = islice(module.trajectory(len(real["x"]), seed, given, chain=walker), last + 1)
+    states = {i: state for i, state in enumerate(walk) if i in {*plots.STEPS, last}}
+    mind = (lambda s: module.decode(s, seed)) if "x" in chain.clamped else (lambda s: s["x"])
+    columns = {"real": real["x"], **{f"i = {i}": mind(s) for i, s in states.items()}}
+    plots.save(plots.fills(columns, title=path.stem.replace("_", "-")), path)
+    save(states[last], path.with_suffix(".npz"))
+    return f"{path}: {len(real['x'])} chains, {last} sweeps"
+
+
+def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed: int, out: Path) -> str:
+    """Chains that hold parts of ten validation images: fill.png shows them after 1, 4, 30 sweeps, and several fills of each.
+
+    fill.npz holds the fills after the last sweep, float32 (fills, images, *), and the masks `held`, bool (images, *).
+    """
+    real = data.state("validation", torch.arange(min(10, len(data.data.validation))), seed)
+    given, seen = held(module, real, clamp, seed)
+    many, masks = ({v: repeated(x) for v, x in state.items()} for state in (given, seen))
+    scale = None
+    if clamp["attend"] and "x" in given:
+        known = torch.arange(min(KNOWN, len(data.data.train)))
+        scale = module.misfit(data.state("train", known, seed), seed)
+    walk = islice(module.fill(many, masks, seed, scale, clamp["dreams"], chain), max(STEPS) + 1)
+    states = {i: state for i, state in enumerate(walk) if i in STEPS}
+    # Where all of x is held, what there is to see is how the model would draw it.
+    show = (lambda s: module.decode(s, seed)) if "x" in given and "x" not in seen else (lambda s: s["x"])
+    steps = {f"i = {i}": show(s).unflatten(0, (FILLS, -1)) for i, s in states.items()}
+    columns = {"real": real["x"], **({"given": given["x"]} if clamp["mix"] else {})}
+    columns |= {name: x[0] for name, x in steps.items()}
+    columns |= {" " * k: steps[f"i = {STEPS[-1]}"][k] for k in range(1, FILLS)}
+    plots.save(plots.fills(columns, seen.get("x"), f"{title(clamp)}; right: more fills of each"), out / "fill.png")
+    last = {v: x.unflatten(0, (FILLS, -1)) for v, x in states[STEPS[-1]].items()}
+    save(last | {f"held_{v}": mask for v, mask in seen.items()}, out / "fill.npz")
+    return f"{out / 'fill.png'}: {title(clamp)}"
+
+
+def title(clamp: Mapping) -> str:
+    """What is held, in words."""
+    missing = (
+        f"{clamp['of']}: {clamp['hole']} {'from the next' if clamp['mix'] else 'missing'}" if clamp["hole"] else ""
+    )
+    whole = f"held whole: {', '.join(clamp['whole'])}" if clamp["whole"] else ""
+    return "; ".join(part for part in (missing, whole) if part)
+
+
+def held(module: GibbsNet, real: State, clamp: Mapping, seed: int) -> tuple[State, State]:
+    """(given, seen): the values that the chains hold, (B, *), and of a variable with a hole the entries, bool (B, *).
+
+    Raises:
+        ConfigError: a variable that the graph does not have, or a picture that there is not.
+    """
+    present = module.infer(real, seed)
+    wanted = [*clamp["whole"], *([clamp["of"]] if clamp["hole"] else [])]
+    if unknown := sorted(set(wanted) - present.keys()):
+        raise ConfigError(f"clamp names {', '.join(unknown)}: expected variables out of {', '.join(present)}")
+    if len(real["x"].shape) != 4:
+        raise ConfigError("clamp: only images can be shown with parts of them held")
+    given, seen = {v: present[v] for v in wanted}, {}
+    if clamp["hole"]:
+        v, x = clamp["of"], present[clamp["of"]]
+        missing = hole(clamp["hole"], x.shape[1:], len(x), Noise(seed, "hole"), clamp["share"], clamp["channels"])
+        if clamp["mix"]:
+            given[v] = torch.where(missing, x.roll(-1, 0), x)
+        else:
+            seen[v] = ~missing
+    return given, seen
+
+
+def repeated(x: Tensor) -> Tensor:
+    """FILLS copies of a batch, one after the other."""
+    return x.repeat(FILLS, *[1] * (x.ndim - 1))
+
+
+def save(state: Mapping[str, Tensor], path: Path) -> None:
+    """Values by name, as NumPy's arrays."""
+    np.savez(path, **{v: value.cpu().numpy() for v, value in state.items()})

@@ -1,6 +1,7 @@
 """Samples to numbers: what each one means is written in the docstring of the function that computes it."""
 
+from gibbsnet.evaluation.fills import evaluate_fills
 from gibbsnet.evaluation.inception import find_inception
 from gibbsnet.evaluation.suite import STEPS, evaluate, validation_distance
 
-__all__ = ["STEPS", "evaluate", "find_inception", "validation_distance"]
+__all__ = ["STEPS", "evaluate", "evaluate_fills", "find_inception", "validation_distance"]

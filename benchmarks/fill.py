@@ -1,0 +1,49 @@
+"""How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0]
+
+Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
+test split.  Writes <run>/fill.json and prints a table of each.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gibbsnet.config import read
+from gibbsnet.evaluate import write_json
+from gibbsnet.evaluation import evaluate_fills
+from gibbsnet.prepare import datamodule, prepare
+from gibbsnet.train import load_run
+
+NAMES = ("mse", "mse_of_mean", "diversity", "class_kept", "class_voted", "class_score")
+
+
+def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
+    """The scores of one run, also written into its folder."""
+    config = read(run)
+    data = datamodule(config)
+    module = load_run(run, config, data.shape)
+    scores = evaluate_fills(module, data.data, prepare(config), images=images, seed=seed)
+    write_json(scores, run / "fill.json")
+    return scores
+
+
+def table(scores: Mapping[str, Mapping]) -> list[str]:
+    """Markdown: a row for each hole and what fills it."""
+    lines = ["| missing | filled by | " + " | ".join(NAMES) + " |", "|---|---|" + "---:|" * len(NAMES)]
+    for hole, rows in scores.items():
+        for name, row in rows.items():
+            lines.append(f"| {hole} | {name} | " + " | ".join(f"{row[k]:.3g}" for k in NAMES) + " |")
+    return lines
+
+
+def main(arguments: Sequence[str]) -> None:
+    runs = [Path(a.removeprefix("run=")) for a in arguments if a.startswith("run=")]
+    options = {k: int(v) for k, _, v in (a.partition("=") for a in arguments) if k in ("images", "seed")}
+    if not runs:
+        raise SystemExit("which run? Say run=FOLDER, for example run=runs/mine")
+    for run in runs:
+        print(run, *table(measure(run, **options)), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,120 @@
+r"""How well a partially clamped chain fills in what is missing of real images, and what it has to beat.
+
+For images x with a hole, K fills each:
+
+    mse           (fill - x)^2 / 4 over the pixels of the hole, one fill
+    mse_of_mean   the same of the mean of the K fills, which is what regression aims at
+    diversity     the same between two fills of one image.  Were the fills draws of the data's own law given what is held, it
+                  would equal mse: a fill is then as far from the truth as from another fill
+    class_kept    the judge gives fill and x the same class; class_voted: the most frequent class of the K fills
+    class_score   of all fills
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gibbsnet.classifier import Judge
+from gibbsnet.data import DataSet, hole
+from gibbsnet.evaluation.references import pixel_mse
+from gibbsnet.evaluation.scores import class_score
+from gibbsnet.evaluation.yardsticks import batches
+from gibbsnet.noise import Noise
+
+HOLES = ("left", "right", "top", "bottom", "row", "random")
+STEPS = (1, 4, 30)
+FILLS = 14  # of each image
+
+
+@torch.no_grad()
+def evaluate_fills(
+    module, data: DataSet, judge: Judge, *, holes: Sequence[str] = HOLES, steps: Sequence[int] = STEPS, images: int = 360,
+    dreams: int = 2000, seed: int = 0
+) -> dict:  # fmt: skip
+    """hole -> what fills -> scores: "plain" and "attentive" chains after some sweeps, and "mean", "nearest", "ridge", "real".
+
+    Arguments:
+        module: a trained module (`fill`, `misfit`).
+        data: its images; holes are cut into the first `images` of the test split, references are fitted to the rest.
+        judge: the data set's classifier.
+        dreams: that an attentive chain chooses its start from.
+    """
+    x = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))[0]
+    known = torch.cat([part for part, _ in batches(data, data.development, (seed, "fills", "known"))])
+    scale = module.misfit({"x": known[:1000].to(module.device)}, seed)
+    result = {}
+    for kind in holes:
+        missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
+        rows = {name: fill[None] for name, fill in references(known, x, missing)}
+        for name, listening in (("plain", None), ("attentive", scale)):
+            for i, fills in chains(module, x, missing, steps, listening, dreams, seed):
+                rows[f"{name} {i}"] = fills
+        result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
+    return result
+
+
+def chains(
+    module, x: Tensor, missing: Tensor, steps: Sequence[int], scale: float | None, dreams: int, seed: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(i, fills (K, n, C, H, W)) of partially clamped chains at these sweeps."""
+    given = {"x": x.repeat(FILLS, 1, 1, 1).to(module.device)}
+    seen = {"x": ~missing.repeat(FILLS, 1, 1, 1).to(module.device)}
+    walk = module.fill(given, seen, seed, scale, dreams)
+    for i, state in enumerate(islice(walk, max(steps) + 1)):
+        if i in steps:
+            yield i, state["x"].cpu().unflatten(0, (FILLS, len(x)))
+
+
+@torch.no_grad()
+def scores(judge: Judge, x: Tensor, fills: Tensor, missing: Tensor) -> dict[str, float]:
+    """The numbers of the module's docstring for fills (K, n, C, H, W) of images (n, C, H, W)."""
+    device = next(judge.parameters()).device
+    probs = torch.stack([judge(fill.to(device)).softmax(1).cpu() for fill in fills])
+    real, classes = judge(x.to(device)).argmax(1).cpu(), probs.argmax(2)
+    voted = torch.nn.functional.one_hot(classes, probs.shape[2]).sum(0).argmax(1)
+    others = zip(fills, fills.roll(1, 0), strict=True)
+    return {
+        "mse": sum(pixel_mse(fill[missing], x[missing]) for fill in fills) / len(fills),
+        "mse_of_mean": pixel_mse(fills.mean(0)[missing], x[missing]),
+        "diversity": sum(pixel_mse(a[missing], b[missing]) for a, b in others) / len(fills),
+        "class_kept": float((classes == real).double().mean()),
+        "class_voted": float((voted == real).double().mean()),
+        # A single fill stands FILLS times, so that every score is of as many samples: with few it is biased.
+        "class_score": class_score(probs.repeat(FILLS // len(fills), 1, 1).flatten(0, 1))[0],
+    }
+
+
+def references(known: Tensor, x: Tensor, missing: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(name, fill (n, C, H, W)): the images themselves, the mean, the nearest known image, and ridge regression."""
+    yield "real", x
+    yield "mean", torch.where(missing, known.mean(0), x)
+    yield "nearest", torch.where(missing, known[nearest(known, x, ~missing)], x)
+    yield "ridge", ridge(known, x, missing)
+
+
+def nearest(known: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+    """For each x (n, *), which of the known (m, *) is nearest on the seen entries, (n,)."""
+    held, seen, rows = torch.where(seen, x, 0).flatten(1), seen.flatten(1).to(x), known.flatten(1)
+    return (seen @ rows.square().T - 2 * held @ rows.T).argmin(1)
+
+
+def ridge(known: Tensor, x: Tensor, missing: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""The missing entries by ridge regression on the seen ones, x (n, *) filled in.
+
+    With the scatter matrix S of the centred known images, W = (S_ss + alpha I)^-1 S_sm: scikit-learn's Ridge(alpha), but the
+    images are multiplied out once and not for every mask.
+    """
+    rows, values, holes = known.flatten(1).double(), x.flatten(1).double(), missing.flatten(1)
+    mean = rows.mean(0)
+    scatter, filled = (rows - mean).T @ (rows - mean), values.clone()
+    masks, which = holes.unique(dim=0, return_inverse=True)
+    for k, mask in enumerate(masks):
+        ss, sm = scatter[~mask][:, ~mask], scatter[~mask][:, mask]
+        weights = torch.linalg.solve(ss + alpha * torch.eye(len(ss), dtype=ss.dtype), sm)
+        examples = which == k
+        part = filled[examples]
+        part[:, mask] = mean[mask] + (values[examples][:, ~mask] - mean[~mask]) @ weights
+        filled[examples] = part
+    return filled.view_as(x).to(x.dtype)

@@ -1,0 +1,292 @@
+"""Holes, chains that hold parts of images and listen to them, and the numbers of their fills."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestNeighbors
+
+from benchmarks import fill
+from gibbsnet.__main__ import main
+from gibbsnet.chain import Attentive, Chain
+from gibbsnet.classifier import load_judge
+from gibbsnet.data import HOLES, DataError, hole, load
+from gibbsnet.evaluation import evaluate_fills
+from gibbsnet.evaluation.fills import nearest, ridge, scores
+from gibbsnet.noise import Noise
+from tests.models import GIBBS, GIBBS2, HELD, PAIR, TOWER, graph, module, normal
+
+B = 6
+X = {"x": normal(B, 3)}
+SWEEP = Chain(["z", "x"], ["z", "x"], mode=HELD)
+
+
+def seen_of(kind, shape=(3,), n=B):
+    return {"x": ~hole(kind, shape, n, Noise(0, "hole"))}
+
+
+# Holes
+
+
+@pytest.mark.parametrize("kind", HOLES)
+def test_a_hole_takes_its_part_and_nothing_else(kind):
+    missing = hole(kind, (2, 8, 6), 50, Noise(1))
+    assert missing.dtype == torch.bool and missing.shape == (50, 2, 8, 6)
+    where = {"left": np.s_[..., :3], "right": np.s_[..., 3:], "top": np.s_[..., :4, :], "bottom": np.s_[..., 4:, :]}
+    if kind == "random":
+        share = missing.double().mean()
+        assert (share - 0.5).abs() < 5 * (0.25 / (50 * 48)) ** 0.5
+        assert torch.equal(missing[:, 0], missing[:, 1]), "a pixel is missing in all of its channels"
+        assert torch.equal(missing, hole(kind, (2, 8, 6), 50, Noise(1)))
+        assert not torch.equal(missing, hole(kind, (2, 8, 6), 50, Noise(2)))
+    elif kind == "row":
+        assert missing[..., 3, :].all() and missing.sum() == 50 * 2 * 6
+    else:
+        assert missing[where[kind]].all() and missing.sum() == missing.numel() / 2
+
+
+def test_a_hole_can_lie_in_one_channel_and_in_a_vector():
+    missing = hole("left", (3, 8, 8), 2, Noise(0), channels=[1])
+    assert missing[:, 1, :, :4].all() and missing.sum() == 2 * 32
+    assert hole("right", (4,), 2, Noise(0)).tolist() == [[False, False, True, True]] * 2
+    assert hole("random", (1000,), 1, Noise(0), share=0.1).double().mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("middle", (1, 8, 8)), "hole 'middle': .* expected one of left, right"),
+        (("top", (16,)), r"hole 'top': for values of shape \(16,\) expected one of left, right, random"),
+        (("random", (16,), 0.0), "more than 0 and less than 1"),
+        (("random", (16,), 1.0), "more than 0 and less than 1"),
+        (("left", (3, 8, 8), 0.5, [3]), r"channels \[3\]: expected some of 0..2"),
+        (("left", (3, 8, 8), 0.5, []), "expected some of 0..2"),
+        (("left", (16,), 0.5, [0]), "have none"),
+    ],
+)
+def test_holes_that_there_are_not(arguments, words):
+    kind, shape, *rest = arguments
+    with pytest.raises(DataError, match=words):
+        hole(kind, shape, 2, Noise(0), *rest)
+
+
+@pytest.mark.parametrize(
+    "given, seen, words",
+    [
+        ({"x": normal(B, 2)}, {}, r"the values of x: shape \(6, 2\), expected \(6, 3\)"),
+        ({"x": normal(B + 1, 3)}, {}, r"the values of x: shape \(7, 3\)"),
+        (X, {"x": torch.ones(3, dtype=torch.bool)}, r"the mask of x: shape \(3,\), expected \(6, 3\)"),
+        (X, {"x": torch.ones(B, 3)}, "the mask of x must be bool"),
+        ({**X, "w": normal(B, 3)}, {}, "no variable is called w: expected some of x, z"),
+    ],
+)
+def test_values_and_masks_of_another_kind_are_refused(given, seen, words):
+    with pytest.raises(ValueError, match=words):
+        SWEEP.run(graph(), Noise(0), given, seen, B)
+
+
+# Chains that listen
+
+
+@pytest.mark.parametrize("kind", ["left", "right", "random", "nothing", "everything"])
+@pytest.mark.parametrize("dreams", [0, 40])
+@pytest.mark.parametrize("variables, chain", [(PAIR, GIBBS[1]), (TOWER, GIBBS2[1])])
+def test_what_is_held_stays_bit_equal_at_every_step(kind, dreams, variables, chain):
+    g, chain = graph(variables), Chain(chain.start, chain.blocks, mode=HELD)
+    whole = torch.ones(B, 3, dtype=torch.bool)
+    seen = {"nothing": {"x": ~whole}, "everything": {"x": whole}}.get(kind) or seen_of(kind)
+    found = next(Chain(chain.start).trajectory(g, Noise(9), batch=dreams)) if dreams else {}
+    states = list(islice(Attentive(chain, {"x": 0.5}).trajectory(g, Noise(0), X, seen, B, found), 8))
+    for state in states:
+        assert state.keys() == set(variables)
+        assert torch.equal(state["x"][seen["x"]], X["x"][seen["x"]])
+        assert not (state["x"] == X["x"])[~seen["x"]].any()
+    assert any(not torch.equal(a["z" if "z" in a else "z1"], states[0]["z" if "z" in a else "z1"]) for a in states[1:])
+
+
+def test_a_latent_s_part_is_held_too():
+    m, z = module("gibbsnet", "ring"), normal(B, 2)
+    seen = {"z": ~hole("left", z.shape[1:], B, Noise(0))}
+    for state in islice(m.fill({"z": z}, seen, 0), 5):
+        assert torch.equal(state["z"][seen["z"]], z[seen["z"]]) and not (state["z"] == z)[~seen["z"]].any()
+
+
+@pytest.mark.parametrize("unseen", [float("nan"), 1e9])
+def test_a_listening_chain_does_not_know_the_answer(unseen):
+    m, x = module("gibbsnet", "ring"), normal(B, 2)
+    seen = {"x": ~hole("left", (2,), B, Noise(0))}
+    other = torch.where(seen["x"], x, torch.tensor(unseen, dtype=torch.float64))
+    for a, b in islice(
+        zip(m.fill({"x": x}, seen, 0, 0.5, 50), m.fill({"x": other}, seen, 0, 0.5, 50), strict=False), 4
+    ):
+        assert all(torch.equal(a[v], b[v]) for v in a)
+
+
+def test_a_sweep_is_taken_with_metropolis_s_probability():
+    """The share of examples that take it against min(1, L'/L), computed here from the means; one state, many examples."""
+    g, n, scale = graph(), 20000, 0.4
+    x, seen = {"x": X["x"][:1].expand(n, 3).clone()}, seen_of("left", n=n)
+    listening = Attentive(SWEEP, {"x": scale})
+    state = SWEEP.init(g, Noise(0), x, seen, n)
+    new, plain = listening.step(g, state, Noise(1), x, seen), SWEEP.step(g, state, Noise(1), x, seen)
+    taken = (new["z"] == plain["z"]).all(1)
+    assert torch.equal(new["x"], torch.where(taken[:, None], plain["x"], state["x"]))
+    assert torch.equal(new["z"], torch.where(taken[:, None], plain["z"], state["z"]))
+
+    def likelihood(s):
+        square = (g["x"].mean({"z": s["z"]}, n) - x["x"]).square()
+        return (-(square * seen["x"]).sum(1) / (2 * scale**2)).exp()
+
+    p = (likelihood(plain) / likelihood(state)).clamp(max=1)
+    assert 0.05 < 1 - taken.double().mean() < 0.95
+    assert (taken.double().mean() - p.mean()).abs() < 5 * (p * (1 - p)).mean().sqrt() / n**0.5
+    assert taken[p == 1].all()
+
+
+def test_the_start_is_the_dream_that_explains_what_is_held():
+    g = graph()
+    dreams = next(Chain(["z", "x"]).trajectory(g, Noise(3), batch=500))
+    means, seen = g["x"].mean({"z": dreams["z"]}, 500), seen_of("left")
+    x = means[[7, 50, 99, 200, 400, 450]].detach()
+    sharp = Attentive(SWEEP, {"x": 1e-4}).init(g, Noise(0), {"x": x}, seen, B, dreams)
+    assert torch.equal(sharp["z"], dreams["z"][[7, 50, 99, 200, 400, 450]])
+    # With the scale a law is drawn from: every dream's share against exp(-d^2 / 2 s^2).
+    n, scale = 20000, 0.3
+    many, held = {"x": x[:1].expand(n, 3).clone()}, seen_of("left", n=n)
+    z = Attentive(SWEEP, {"x": scale}).init(g, Noise(0), many, held, n, {v: d[:20] for v, d in dreams.items()})["z"]
+    share = torch.stack([(z == d).all(1).double().mean() for d in dreams["z"][:20]])
+    weight = -((means[:20] - x[0]).square() * held["x"][0]).sum(1) / (2 * scale**2)
+    assert (share - weight.softmax(0)).abs().max() < 5 * (0.25 / n) ** 0.5 and share.sum() == 1
+
+
+def test_a_scale_must_be_positive():
+    with pytest.raises(ValueError, match="the scale of what is held must be positive"):
+        Attentive(SWEEP, {"x": 0.0})
+
+
+def test_misfit_is_what_the_latents_do_not_know():
+    m, x = module("ali", "ring"), {"x": normal(5000, 2)}
+    state = m.infer(x, 0)
+    expected = (m.ema.module["x"].mean({"z": state["z"]}, 5000) - x["x"]).square().mean().sqrt().detach()
+    assert m.misfit(x, 0) == pytest.approx(float(expected))
+
+
+# Numbers
+
+
+def test_references_are_scikit_learn_s():
+    known, x = torch.randn(80, 1, 4, 4).float(), torch.randn(5, 1, 4, 4)
+    missing = hole("random", (1, 4, 4), 5, Noise(0))
+    filled, index = ridge(known, x, missing), nearest(known, x, ~missing)
+    for k in range(5):
+        gone = missing[k].flatten().numpy()
+        rows, row = known.flatten(1).numpy(), x[k].flatten().numpy()
+        fit = Ridge(alpha=1.0).fit(rows[:, ~gone], rows[:, gone])
+        assert np.allclose(filled[k].flatten().numpy()[gone], fit.predict(row[None, ~gone])[0], atol=1e-4)
+        assert np.array_equal(filled[k].flatten().numpy()[~gone], row[~gone])
+        found = NearestNeighbors(n_neighbors=1).fit(rows[:, ~gone]).kneighbors(row[None, ~gone])[1]
+        assert index[k] == found[0, 0]
+
+
+class ByBrightness(torch.nn.Module):
+    """Two classes: dark and bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return self.slope * torch.stack([-mean, mean], 1)
+
+
+def test_scores_of_fills_by_hand():
+    x, missing = torch.full((14, 1, 2, 2), 0.5), hole("left", (1, 2, 2), 14, Noise(0))
+    perfect = scores(ByBrightness(), x, x[None], missing)
+    assert perfect["mse"] == perfect["mse_of_mean"] == perfect["diversity"] == 0 and perfect["class_kept"] == 1
+    fills = torch.stack([torch.where(missing, v, x) for v in (0.3, 0.7, -3.5)])
+    found = scores(ByBrightness(), x, fills, missing)
+    assert found["mse"] == pytest.approx((0.04 + 0.04 + 16) / 12)
+    assert found["mse_of_mean"] == pytest.approx((0.5 - (0.3 + 0.7 - 3.5) / 3) ** 2 / 4)
+    assert found["diversity"] == pytest.approx((0.4**2 + 4.2**2 + 3.8**2) / 12)
+    assert found["class_kept"] == pytest.approx(2 / 3) and found["class_voted"] == 1
+
+
+def test_every_filler_is_scored(judges):
+    m = module("gibbsnet", "digits").float()
+    data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
+    found = evaluate_fills(m, data, judge, holes=["left"], steps=[0, 1], images=40, dreams=20)["left"]
+    assert found.keys() == {"real", "mean", "nearest", "ridge", "plain 0", "plain 1", "attentive 0", "attentive 1"}
+    assert found["real"]["mse"] == 0 and found["real"]["class_kept"] == 1
+    assert 0 < found["ridge"]["mse"] < found["mean"]["mse"] and found["nearest"]["class_kept"] > 0.7
+    assert found["plain 1"] != found["plain 0"] and found["plain 0"]["diversity"] > 0 == found["mean"]["diversity"]
+    again = evaluate_fills(m, data, judge, holes=["left"], steps=[0, 1], images=40, dreams=20)["left"]
+    assert again == found
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, judges):
+    """A short run of the two-latent model, for sampling."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    settings = ["steps=2", "every.log=1", "every.validate=2", "every.checkpoint=2", "tracking.mode=disabled", f"judges={judges}",
+                "trainer.accelerator=cpu", "trainer.progress=false"]  # fmt: skip
+    assert main(["train", "model=gibbsnet2", f"run={folder}", *settings]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings, held",
+    [
+        (["clamp.hole=top"], {"x": "top"}),
+        (["clamp.hole=random", "clamp.share=0.2", "clamp.attend=false"], {"x": "random"}),
+        (["clamp.hole=left", "clamp.of=z1", "clamp.whole=[z2]"], {"z1": "left"}),
+        (["clamp.hole=bottom", "clamp.mix=true", "clamp.dreams=30"], {}),
+    ],
+)
+def test_fills_are_drawn_and_written(run, settings, held):
+    assert main(["sample", f"run={run}", *settings]) == 0
+    assert (run / "samples" / "fill.png").stat().st_size > 1000
+    with np.load(run / "samples" / "fill.npz") as file:
+        filled = {name: file[name] for name in file.files}
+    assert filled["x"].shape == (4, 10, 1, 8, 8) and filled["z1"].shape[:2] == (4, 10)
+    assert {name for name in filled if name.startswith("held_")} == {f"held_{v}" for v in held}
+    for v, kind in held.items():
+        mask = filled[f"held_{v}"]
+        if kind != "random":
+            assert np.array_equal(mask, ~hole(kind, mask.shape[1:], 10, Noise(0)).numpy())
+        same = (filled[v] == filled[v][:1]).all(0)
+        assert same[mask].all() and not same[~mask].any()
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["clamp.hole=middle"], "hole 'middle'"),
+        (["clamp.hole=left", "clamp.of=w"], "clamp names w: expected variables out of x, z1, z2"),
+        (["clamp.whole=[y]"], "clamp names y"),
+        (["clamp.hole=row", "clamp.of=z1"], "hole 'row'"),
+        (["clamp.hole=random", "clamp.share=1.0"], "share 1.0"),
+        (["clamp.holes=left"], "unknown key 'clamp.holes': did you mean 'clamp.hole'?"),
+        (["clamp.attend=1"], "clamp.attend=1: expected true or false"),
+    ],
+)
+def test_a_clamp_that_cannot_be_is_one_line(run, settings, words, capsys):
+    assert main(["sample", f"run={run}", *settings]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_the_benchmark_writes_what_it_prints(run, capsys):
+    fill.main([f"run={run}", "images=12"])
+    printed = capsys.readouterr().out
+    written = json.loads((run / "fill.json").read_text())
+    assert written.keys() == set(HOLES) and written["row"].keys() >= {"ridge", "plain 30", "attentive 30"}
+    assert all(line in printed for line in fill.table(written))
+    with pytest.raises(SystemExit, match="which run"):
+        fill.main([])
