@@ -207,7 +207,7 @@ def kill(run, number, settings, step):
     try:
         until(lambda: process.poll() is not None or any(row["step"] >= step for row in read(run / "history.jsonl")))
         os.kill(process.pid, number)
-        process.wait(timeout=120)
+        process.wait(timeout=600)
         said = process.stdout.read()
     finally:
         end(process)
