@@ -240,7 +240,9 @@ class GibbsNet(LightningModule):
         skipped = self._skips > 0 and self._skipped(averaged, outcome.diagnostics)
         for free, grads, group in zip(self._players, averaged, optimizer.param_groups, strict=True):
             for p, g in zip(free, grads, strict=True):
-                p.grad = None if skipped else g  # without gradients Adam leaves everything as it is; Lightning counts the step
+                p.grad = (
+                    None if skipped else g
+                )  # without gradients Adam leaves everything as it is; Lightning counts the step
             if o.get("clip"):
                 torch.nn.utils.clip_grad_norm_(free, o["clip"])
             group["lr"] = group["base"] * anneal(step, self.hparams.steps, o["anneal"])

@@ -80,4 +80,14 @@ def callbacks(
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
     checks = [Finite(run)] if check_every_batch else []
-    return [history, *checks, speed, evaluation, Stop(signals, agree_every), Ranks(), *shown, Tracking(run), checkpoints]
+    return [
+        history,
+        *checks,
+        speed,
+        evaluation,
+        Stop(signals, agree_every),
+        Ranks(),
+        *shown,
+        Tracking(run),
+        checkpoints,
+    ]

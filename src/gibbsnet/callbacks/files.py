@@ -25,7 +25,9 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there before is whole") from error
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before is whole"
+        ) from error
 
 
 def settle(draft: Path, path: Path, before: Path | None = None) -> None:

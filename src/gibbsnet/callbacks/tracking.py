@@ -148,7 +148,9 @@ def _tell(tracked: Any, act: Callable[[], Any]) -> None:
     except Exception as error:  # whatever a tracker in trouble raises
         if tracked.id not in _silent:
             _silent.add(tracked.id)
-            _say(f"W&B: {' '.join(str(error).split()) or type(error).__name__}; the training goes on, history.jsonl is its record")
+            _say(
+                f"W&B: {' '.join(str(error).split()) or type(error).__name__}; the training goes on, history.jsonl is its record"
+            )
 
 
 def log_checkpoints(tracked: Any, run: Path, files: Iterable[Path]) -> None:
