@@ -131,7 +131,7 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
 
 
 def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
-    """The batches that a checkpoint has seen, and its data's digest; None where it is damaged, or holds more than plain values."""
+    """The batches that a checkpoint has seen and its data's digest; None where it is damaged or holds more than plain values."""
     try:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
         return found["global_step"], found.get("DataModule", {}).get("digest")

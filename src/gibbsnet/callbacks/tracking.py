@@ -139,7 +139,7 @@ def summarise(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
 
 
 def _tell(tracked: Any, act: Callable[[], Any]) -> None:
-    """Tells the tracker something. If it cannot be told, that is said once, and the training goes on: history.jsonl is the record.
+    """Tells the tracker something. If it cannot be told, that is said once; the training goes on, history.jsonl is its record.
 
     W&B itself waits, out of the way, for a server that does not answer; here end its own process's death and a full disk.
     """
