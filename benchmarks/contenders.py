@@ -51,10 +51,13 @@ def entries(network: str, everything: bool) -> list[Entry]:
 
 def module_of(network: str, model: str, device: torch.device) -> GibbsNet:
     """A module as it is while it trains, without a Trainer around it; it hardly learns, so that its speed stays."""
-    module = build(
-        load([f"model={model}", f"data={network}", "optim.lr=1e-6", "optim.lr_critic=1e-6"]), NETWORKS[network]
-    )
-    module = module.to(device).train()
+    return ready(load([f"model={model}", f"data={network}"]), NETWORKS[network], device)
+
+
+def ready(config: dict, shape: tuple[int, ...], device: torch.device) -> GibbsNet:
+    """The configuration's module, as `module_of` has it."""
+    config = config | {"optim": config["optim"] | {"lr": 1e-6, "lr_critic": 1e-6}}
+    module = build(config, shape).to(device).train()
     optimizer = module.configure_optimizers()
     module.optimizers = lambda: optimizer
     module._trainer = SimpleNamespace(world_size=1, global_rank=0, training=True, global_step=0)

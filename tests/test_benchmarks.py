@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import results, soak, step
+from benchmarks import results, scale, soak, step
 from benchmarks.alternating import Alternating
 from benchmarks.contenders import LOOP, REST, Entry, batch_of, contender, entries, module_of
 
@@ -120,3 +120,31 @@ def test_a_short_soak_finds_nothing_and_what_is_spoilt(tmp_path, monkeypatch):
     monkeypatch.setattr(soak.Soak, "disturbed", spoilt)
     assert soak.main(["--runs", "1", "--kills", "1", "--out", str(tmp_path / "soak.md")]) == 1
     assert "run 0 differs in history.jsonl" in (tmp_path / "soak.md").read_text()
+
+
+def test_a_sweep_more_costs_an_encoder_and_a_decoder_pass():
+    counts = [scale.mmac(scale.work(scale.Case(steps=n, batch=4)), 4) for n in (3, 5, 10)]
+    module = module_of("digits", "gibbsnet", CPU)
+    one = (
+        sum(p.numel() for net in (module.graph["z"], module.graph["x"]) for p in net.parameters() if p.ndim == 2) / 1e6
+    )
+    assert counts[1] - counts[0] == pytest.approx(2 * one) and counts[2] - counts[1] == pytest.approx(5 * one)
+
+
+def test_convolutions_fit_every_side_and_cost_by_the_pixel():
+    counts = {side: scale.mmac(scale.work(scale.Case("ali", 0, side, 2)), 2) for side in (8, 16, 32)}
+    assert 3 < counts[16] / counts[8] < 8 and 3 < counts[32] / counts[16] < 8
+
+
+def test_a_ring_s_arithmetic():
+    assert scale.exchange(57.9e6, 1) == 0
+    assert scale.exchange(57.9e6, 64) == pytest.approx(2 * 63 / 64 * 57.9e6 / 25e9 + 126e-5)
+    assert scale.slope([1, 2, 3], [5.0, 7.0, 9.0], "ms").startswith("Slope: 2 ms, beginning at 3")
+
+
+def test_the_scale_page_has_its_tables():
+    head, _, rest = (ROOT / "docs" / "scale.md").read_text().partition(scale.MARKS[0])
+    measured, mark, tail = rest.partition(scale.MARKS[1])
+    assert mark and "## What grows" in head and "## The arithmetic" in tail
+    parts = ("**N**", "**Resolution**", "**Batch**", "**Processes**", "**Counted**", "**Computed**")
+    assert all(part in measured for part in parts)

@@ -1,6 +1,5 @@
 """The smallest training that the callbacks can accompany: one weight, manual optimisation, data that depend on the step."""
 
-import os
 import random
 import signal
 
@@ -69,8 +68,8 @@ class Toy(pl.LightningModule):
 
 
 def interrupt(number=signal.SIGINT):
-    """An event: the signal arrives in the middle of the batch."""
-    return lambda module: os.kill(os.getpid(), number)
+    """An event: the signal arrives in the middle of the batch, in this thread: another may not have it blocked."""
+    return lambda module: signal.raise_signal(number)
 
 
 def poison(value=float("nan")):

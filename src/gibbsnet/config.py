@@ -11,7 +11,7 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 import difflib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,39 @@ GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 CIRCUMSTANCES = (
     "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
     "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
-    "trainer.progress", "trainer.threads",
+    "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp",)
 NOTHING = (None, "", "null")
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+# What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
+EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("steps", "data.batch_size", "every.log", "every.validate", "every.checkpoint", "trainer.devices", "trainer.num_nodes"),
+        ("an integer of at least 1", lambda v: _is_int(v, 1)),
+    ),
+    "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
+    "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
+    "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
+    "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
+    **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
+    **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),
+    "optim.betas": (
+        "two numbers in [0, 1)",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(b, 0, 1) and b < 1 for b in v),
+    ),
+    "optim.clip": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
+}  # fmt: skip
+SIZE = ("a list of integers of at least 1", lambda v: isinstance(v, list) and all(_is_int(i, 1) for i in v))
 
 
 class ConfigError(ValueError):
@@ -205,11 +234,10 @@ def _resolve(config: DictConfig) -> dict:
 
 def check(config: Mapping) -> None:
     """Ranges of what no constructor below the door sees."""
-    for key, least in (("steps", 1), ("data.batch_size", 1), ("every.log", 1), ("every.validate", 1), ("every.checkpoint", 1),
-                       ("evaluation.samples", 10)):  # fmt: skip
-        value = _at(config, key)
-        if type(value) is not int or value < least:
-            raise ConfigError(f"{key}={value}: expected an integer of at least {least}")
+    for key, value in leaves(config):
+        expected, fits = SIZE if key.startswith("size.z") else EXPECTED.get(key, ("", lambda v: True))
+        if not fits(value):
+            raise ConfigError(f"{key}={value}: expected {expected}")
     if config.get("mode"):
         _check_mode(config)
 

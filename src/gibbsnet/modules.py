@@ -79,7 +79,7 @@ class GibbsNet(LightningModule):
         chains: {"clamped": {...}, "unclamped": {...}}, see `build_chain`.
         game: see `Game`.
         optim: lr, lr_critic, betas, anneal (final learning rate factor), clip (greatest gradient norm per player, or null),
-            ema (decay per step).
+            ema (decay per step), skip_nonfinite (batches in a row that may pass without a step, see `_skipped`).
         steps: batches in the whole run (the annealing's end).
         seed: of weights and noise.
 
@@ -112,6 +112,7 @@ class GibbsNet(LightningModule):
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
         self.kept: State = {}  # where a persistent chain stands
         self.diagnostics: dict[str, Tensor] = {}
+        self.skipped = {"row": 0, "all": 0}  # batches without a step: those just now, and in all
         self.check()
 
     def check(self) -> None:
@@ -164,15 +165,22 @@ class GibbsNet(LightningModule):
         step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
         noise = self._noise(self.hparams.seed, step, "train")
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
+        before = [buffer.clone() for buffer in self._statistics]
         real, fake = self.pairs(batch, noise, step)
         outcome = self.contest(real, fake, noise, step)
-        self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
-        self._update(outcome.graph, outcome.critic, step)
+        skipped = self._update(outcome, step)
         with torch.no_grad():
-            self._follow()
+            if skipped:
+                for buffer, value in zip(self._statistics, before, strict=True):
+                    buffer.copy_(value)
+            else:
+                self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
+                self._follow()
             self.step += 1
             self.images += noise.ranks * len(batch["x"])
-        self.diagnostics = outcome.diagnostics
+        self.diagnostics = {} if skipped else outcome.diagnostics
+        if self._skips:
+            self.diagnostics["skipped"] = torch.tensor(float(self.skipped["all"]))
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
@@ -206,9 +214,11 @@ class GibbsNet(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["kept"] = {v: self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
+        checkpoint["skipped"] = dict(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.kept = checkpoint.get("kept", {})
+        self.skipped = dict(checkpoint.get("skipped", self.skipped))
 
     @cached_property
     def _players(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -223,16 +233,45 @@ class GibbsNet(LightningModule):
         ]
         return {v: torch.stack([side[v] for side in sides if v in side]).all(0) for v in sides[0] | sides[1]}
 
-    def _update(self, graph: list[Tensor], critic: list[Tensor], step: int) -> None:
-        """Averages over ranks, clips, and lets both players step."""
+    def _update(self, outcome: Outcome, step: int) -> bool:
+        """Averages over ranks, clips, and lets both players step; whether it skipped the step instead."""
         optimizer, o = self.optimizers(), self.hparams.optim
-        for free, grads, group in zip(self._players, (graph, critic), optimizer.param_groups, strict=True):
-            for p, g in zip(free, self._reduce(grads), strict=True):
-                p.grad = g
+        averaged = [self._reduce(grads) for grads in (outcome.graph, outcome.critic)]
+        skipped = self._skips > 0 and self._skipped(averaged, outcome.diagnostics)
+        for free, grads, group in zip(self._players, averaged, optimizer.param_groups, strict=True):
+            for p, g in zip(free, grads, strict=True):
+                p.grad = (
+                    None if skipped else g
+                )  # without gradients Adam leaves everything as it is; Lightning counts the step
             if o.get("clip"):
                 torch.nn.utils.clip_grad_norm_(free, o["clip"])
             group["lr"] = group["base"] * anneal(step, self.hparams.steps, o["anneal"])
         optimizer.step()
+        return skipped
+
+    def _skipped(self, averaged: list[list[Tensor]], diagnostics: Mapping[str, Tensor]) -> bool:
+        """Whether this batch passes without a step: something is not finite on some rank, and not too often in a row.
+
+        Waits for the device.
+        """
+        terms = [value for name, value in diagnostics.items() if name.startswith(("loss", "penalty"))]
+        bad = ~torch.stack([value.isfinite().all() for value in [*averaged[0], *averaged[1], *terms]]).all()
+        if self.trainer.world_size > 1:
+            bad = self.trainer.strategy.reduce(bad.float(), reduce_op="max")
+        self.skipped["row"] = self.skipped["row"] + 1 if bad else 0
+        skip = 0 < self.skipped["row"] <= self._skips
+        self.skipped["all"] += skip
+        return skip
+
+    @property
+    def _skips(self) -> int:
+        """How many batches in a row may pass without a step."""
+        return self.hparams.optim.get("skip_nonfinite", 0)
+
+    @cached_property
+    def _statistics(self) -> list[Tensor]:
+        """What a forward pass leaves behind, batch norms' running means, where a batch that leaves nothing may come."""
+        return [*self.graph.buffers(), *self.critics.buffers()] if self._skips else []
 
     def _reduce(self, grads: list[Tensor]) -> list[Tensor]:
         """The mean over ranks, in one message."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from . import callbacks, cluster, plots
 from .config import ConfigError, differences, folder, read, write
@@ -31,7 +32,9 @@ def train(config: Mapping) -> Path:
         return run
     if config["trainer"]["threads"]:
         torch.set_num_threads(config["trainer"]["threads"])
-    data, judge = datamodule(config), prepare(config)
+    data = datamodule(config)
+    claimed = on_the_same_data(run, claimed, data.digest, config["restart"])
+    judge = prepare(config)
     module = build(config, data.shape)
     module.start_from(data.mean)
     trainer = _trainer(run, config, data, judge, claimed)
@@ -53,10 +56,11 @@ def train(config: Mapping) -> Path:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run's folder was found to hold: the checkpoint to go on from, if any; whether there is nothing left to do;
-    what has to be forgotten, or moved out of the way, before the training begins."""
+    """What a run's folder was found to hold: the checkpoint to go on from, if any, and the digest of what it was trained on;
+    whether there is nothing left to do; what has to be forgotten, or moved out of the way, before the training begins."""
 
     start: Path | None = None
+    digest: str | None = None
     finished: bool = False
     anew: bool = False
     damaged: Path | None = None
@@ -82,7 +86,7 @@ def claim(run: Path, config: Mapping) -> Claim:
     found = [path for path in (checkpoints / "last.ckpt", checkpoints / "previous.ckpt") if path.exists()]
     if changed or not found:
         return Claim(anew=bool(changed))
-    start, steps = next(((path, steps) for path in found if (steps := steps_of(path)) is not None), (None, 0))
+    start, (steps, digest) = next(((path, seen) for path in found if (seen := look_into(path))), (None, (0, None)))
     if not restart and not start:
         raise ConfigError(
             f"damaged: {' and '.join(map(str, found))}; put a whole one there, or restart=true to begin anew"
@@ -91,7 +95,23 @@ def claim(run: Path, config: Mapping) -> Claim:
         return Claim(finished=True)
     if steps >= config["steps"] or not start:
         return Claim(anew=True)
-    return Claim(start, damaged=found[0] if start != found[0] else None)
+    return Claim(start, digest, damaged=found[0] if start != found[0] else None)
+
+
+def on_the_same_data(run: Path, claimed: Claim, digest: str | None, restart: bool) -> Claim:
+    """The claim, if the data are those that the checkpoint was trained on; an old checkpoint, and a toy, do not say.
+
+    Raises:
+        ConfigError: a file was altered since, and `restart` is not set.
+    """
+    if claimed.digest in (None, digest):
+        return claimed
+    if not restart:
+        raise ConfigError(
+            f"{run} was trained on other data (digest {claimed.digest}, now {digest}): put the old files back, choose another "
+            "run=..., or restart=true to begin anew"
+        )
+    return Claim(anew=True)
 
 
 def take(run: Path, config: Mapping, claimed: Claim) -> None:
@@ -110,10 +130,11 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     write(config, run / "config.yaml")
 
 
-def steps_of(checkpoint: Path) -> int | None:
-    """The batches that a checkpoint has seen; None where it is damaged, or holds more than plain values."""
+def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
+    """The batches that a checkpoint has seen and its data's digest; None where it is damaged or holds more than plain values."""
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return found["global_step"], found.get("DataModule", {}).get("digest")
     except (MemoryError, PermissionError):
         raise
     except Exception:  # torch.load raises whatever the bytes lead it to
@@ -138,8 +159,9 @@ def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer
         evaluate_every=every["validate"],
         save_every=every["checkpoint"],
         progress=options["progress"],
+        check_every_batch=config["optim"].get("skip_nonfinite", 0) > 0,
     )
-    return Trainer(
+    return _lightning(
         accelerator=options["accelerator"],
         devices=devices,
         num_nodes=nodes,
@@ -159,6 +181,18 @@ def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+
+
+def _lightning(**options) -> Trainer:
+    """Lightning's Trainer.
+
+    Raises:
+        ConfigError: in one line, what Lightning says against its options.
+    """
+    try:
+        return Trainer(**options)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def processes(options: Mapping) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
 from .ranks import Begin, RankError, Ranks, lost
-from .readings import NonFiniteError
+from .readings import Finite, NonFiniteError
 from .speed import Speed
 from .stopping import SIGNALS, Stop, interrupted
 from .tracking import Tracking, TrackingError, log_metrics, tracker
@@ -56,6 +56,7 @@ def callbacks(
     print_every: int | None = None,
     signals: tuple[signal.Signals, ...] = SIGNALS,
     agree_every: int = 10,
+    check_every_batch: bool = False,
 ) -> list[pl.Callback]:
     """All callbacks of a training in the order in which they have to run. The intervals are in batches.
 
@@ -70,6 +71,7 @@ def callbacks(
         print_every: between lines of progress where there is no terminal; None for twenty lines in all.
         signals: which signals end the training after the current batch.
         agree_every: between two agreements of several ranks on whether a signal came.
+        check_every_batch: whether what is not finite ends the training at once, and not just when a row or a checkpoint is due.
     """
     speed = Speed(run, log_every)
     history = History(run, log_every, speed.recent)
@@ -77,4 +79,15 @@ def callbacks(
     shown = [Progress(history, every=print_every)] if progress else []
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
-    return [history, speed, evaluation, Stop(signals, agree_every), Ranks(), *shown, Tracking(run), checkpoints]
+    checks = [Finite(run)] if check_every_batch else []
+    return [
+        history,
+        *checks,
+        speed,
+        evaluation,
+        Stop(signals, agree_every),
+        Ranks(),
+        *shown,
+        Tracking(run),
+        checkpoints,
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from .files import replace, settle
+from .files import named, replace, settle
 from .readings import (
     NonFiniteError,
     is_complete,
@@ -103,9 +103,10 @@ class Checkpoints(pl.callbacks.Checkpoint):
         draft = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            trainer.save_checkpoint(draft, weights_only=False)
-            if trainer.is_global_zero:
-                settle(draft, path, before)
+            with named(path):
+                trainer.save_checkpoint(draft, weights_only=False)
+                if trainer.is_global_zero:
+                    settle(draft, path, before)
         finally:
             if trainer.is_global_zero:
                 draft.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """When a model in training is measured and drawn; how is told by the functions handed in."""
 
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -57,15 +58,24 @@ class Evaluation(pl.Callback):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
     def _figures(self, module: pl.LightningModule) -> list[tuple[str, Path]]:
-        return [(name, save_figure(figure, self.folder / f"{name}.png")) for name, figure in self.draw(module)]
+        """What could be written: a training outlives a figure that could not."""
+        written = []
+        for name, figure in self.draw(module):
+            try:
+                written.append((name, save_figure(figure, self.folder / f"{name}.png")))
+            except OSError as error:
+                print(f"{error}; the training goes on", file=sys.stderr, flush=True)
+        return written
 
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Writes a figure in one move and lets go of it; the file's path."""
     import matplotlib.pyplot as plt
 
-    replace(path, lambda draft: figure.savefig(draft, format="png"))
-    plt.close(figure)
+    try:
+        replace(path, lambda draft: figure.savefig(draft, format="png"))
+    finally:
+        plt.close(figure)
     return path
 
 

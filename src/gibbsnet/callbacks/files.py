@@ -1,7 +1,8 @@
 """Files that are either the old ones or the new ones, never half of one, not even after a power loss."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,22 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     try:
-        write(draft)
-        settle(draft, path)
+        with named(path):
+            write(draft)
+            settle(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be written: of a full disk the system says no more than that it is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before is whole"
+        ) from error
 
 
 def settle(draft: Path, path: Path, before: Path | None = None) -> None:

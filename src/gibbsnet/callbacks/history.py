@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .files import replace, sync
+from .files import named, replace, sync
 from .readings import is_due, readings, require_finite_losses
 from .tracking import send
 
@@ -66,7 +66,7 @@ class History(pl.Callback):
         if not trainer.is_global_zero:
             return
         row = {"step": trainer.global_step, "images_seen": int(module.images_seen), **values}
-        with self.path.open("a") as file:
+        with named(self.path), self.path.open("a") as file:
             file.write(_line(row))
         row |= self.extras(row["images_seen"])
         self.latest |= row

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -49,6 +50,18 @@ def require_finite_parameters(trainer: pl.Trainer, module: pl.LightningModule, f
         return
     name = next(name for name, p in parameters if not p.detach().isfinite().all())
     raise NonFiniteError(_complaint(trainer, f"parameter {name} is not finite", folder))
+
+
+class Finite(pl.Callback):
+    """Looks at every batch whether it left the losses and the parameters finite, which waits for the device each time."""
+
+    def __init__(self, run: Path):
+        self.folder = Path(run) / "checkpoints"
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Ends the training where they are not."""
+        require_finite_losses(trainer, readings(trainer, pl_module), self.folder)
+        require_finite_parameters(trainer, pl_module, self.folder)
 
 
 def _complaint(trainer: pl.Trainer, term: str, folder: Path) -> str:

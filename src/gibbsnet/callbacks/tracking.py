@@ -11,7 +11,7 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -23,6 +23,9 @@ from pytorch_lightning.loggers.wandb import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from .files import replace
+
+PATIENCE = 300  # seconds that the end of a run may wait for the server
+_silent: set[str] = set()  # runs whose tracker could not be told something
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -41,17 +44,17 @@ class Tracking(pl.Callback):
         """Logs best.ckpt and last.ckpt as one artifact."""
         files = [self.run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
         for tracked in _runs(trainer):
-            log_checkpoints(tracked, self.run, [file for file in files if file.exists()])
+            _tell(tracked, lambda: log_checkpoints(tracked, self.run, [file for file in files if file.exists()]))  # noqa: B023
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the run as failed."""
         for tracked in _runs(trainer):
-            tracked.finish(exit_code=1)
+            _tell(tracked, lambda: tracked.finish(exit_code=1))  # noqa: B023
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Closes the run."""
         for tracked in _runs(trainer) if stage == "fit" else []:
-            tracked.finish()
+            _tell(tracked, tracked.finish)
 
 
 def tracker(
@@ -126,13 +129,28 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Real]:
 def send(trainer: pl.Trainer, row: Mapping[str, float], figures: Iterable[tuple[str, Path]] = ()) -> None:
     """One row with its figures in one log call: figures follow the x-axis only of the call that they are in."""
     for tracked in _runs(trainer):
-        tracked.log(dict(row) | _images(figures))
+        _tell(tracked, lambda: tracked.log(dict(row) | _images(figures)))  # noqa: B023
 
 
 def summarise(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Sets entries of the run's summary."""
     for tracked in _runs(trainer):
-        tracked.summary.update(dict(values))
+        _tell(tracked, lambda: tracked.summary.update(dict(values)))  # noqa: B023
+
+
+def _tell(tracked: Any, act: Callable[[], Any]) -> None:
+    """Tells the tracker something. If it cannot be told, that is said once; the training goes on, history.jsonl is its record.
+
+    W&B itself waits, out of the way, for a server that does not answer; here end its own process's death and a full disk.
+    """
+    try:
+        act()
+    except Exception as error:  # whatever a tracker in trouble raises
+        if tracked.id not in _silent:
+            _silent.add(tracked.id)
+            _say(
+                f"W&B: {' '.join(str(error).split()) or type(error).__name__}; the training goes on, history.jsonl is its record"
+            )
 
 
 def log_checkpoints(tracked: Any, run: Path, files: Iterable[Path]) -> None:
@@ -191,7 +209,7 @@ def _open(run: Path, mode: str, **description: Any) -> Any:
     import wandb
 
     Path(run).mkdir(parents=True, exist_ok=True)
-    wished = {"silent": True, "console": "off", "init_timeout": 30, "finish_timeout": 300}
+    wished = {"silent": True, "console": "off", "init_timeout": 30, "finish_timeout": PATIENCE}
     settings = wandb.Settings(**{k: v for k, v in wished.items() if k in wandb.Settings.model_fields})
     place = {"dir": str(run), "id": _identity(run), "resume": "allow", "reinit": "create_new"}
     opened = wandb.init(**place, mode=mode, settings=settings, **description)

@@ -134,6 +134,15 @@ class DataModule(LightningDataModule):
         total = sum(chunk.double().sum(0) for chunk in x.split(1000))  # a cast of everything would be 8 times the data
         return units(total / len(x), levels).float()
 
+    @property
+    def digest(self) -> str | None:
+        """What tells these data from others: of pixels and labels; None for real values, which were made and not read."""
+        return self.data.digest if self.levels else None
+
+    def state_dict(self) -> dict[str, str | None]:
+        """What a checkpoint has to remember of the data."""
+        return {"digest": self.digest}
+
     def prepare_data(self) -> None:
         """Downloads what is missing, on one process of each node."""
         if self.source["download"]:
