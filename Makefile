@@ -20,7 +20,7 @@ repro: install
 	@echo "the report: $(CURDIR)/reports/index.html"
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not cluster" --cov=gibbsnet --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster" --cov=gibbsnet --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not cluster"
