@@ -140,6 +140,68 @@ def test_the_pairing_trap_on_tables():
         assert np.allclose(pair / pair.sum(1, keepdims=True), joint / joint.sum(1, keepdims=True))
 
 
+# Three levels: what the critic of the configured chains can see
+
+
+def hierarchy(seed, x=4, z1=3, z2=3):
+    """A joint (X, Z1, Z2), x and z2 independent given z1, and its conditionals: (variable, whom it hears) -> table."""
+    rng = np.random.default_rng(seed)
+    joint = rows(rng, x)[:, None, None] * rows(rng, x, z1)[:, :, None] * rows(rng, z1, z2)[None]
+    axes = {"x": 0, "z1": 1, "z2": 2}
+
+    def conditional(v, hears):
+        law = joint.sum(tuple(a for u, a in axes.items() if u not in {v, *hears}), keepdims=True)
+        return law / law.sum(axes[v], keepdims=True)
+
+    return rng, joint, conditional, axes
+
+
+def law_of(chain, steps, conditional, axes, law, graph):
+    """The law of a chain's last state by enumeration, (X, Z1, Z2); `law` is that of what it is given, over the axes kept."""
+    present = set(chain.given)
+    for block in chain.draws(steps):
+        names = {v for v, _ in block} - chain.clamped
+        heard = present - names
+        law = law.sum(tuple(axes[v] for v in names & present), keepdims=True)
+        for v, hears in block:
+            if v in names:
+                law = law * conditional(v, frozenset(graph.neighbours(v) & heard & (hears or heard)))
+        present |= names
+    return law
+
+
+DRAWN = {  # by the chains of a game at N sweeps; z1 given z2 alone is forgotten geometrically where there are sweeps
+    ("gibbsnet2", 0): [("z2", {"z1"}), ("x", {"z1"}), ("z1", {"x", "z2"}), ("z1", {"z2"}), ("z1", {"x"})],
+    ("gibbsnet2", 1): [("z2", {"z1"}), ("x", {"z1"}), ("z1", {"x", "z2"})],
+    ("gibbsnet2", 3): [("z2", {"z1"}), ("x", {"z1"}), ("z1", {"x", "z2"})],
+    ("hali", 0): [("z2", {"z1"}), ("x", {"z1"}), ("z1", {"z2"}), ("z1", {"x"})],
+}
+
+
+@pytest.mark.parametrize(
+    "model, steps, wrong", [(*game, w) for game, found in DRAWN.items() for w in [None, *found]], ids=str
+)
+def test_a_joint_of_three_levels_is_seen_to_be_wrong(model, steps, wrong):
+    """Each conditional, wrong alone, sets the laws of the configured chains apart: z2 given z1 above all."""
+    m = module(model)
+    for seed in SEEDS:
+        rng, joint, right, axes = hierarchy(seed)
+        tables = {}
+        if wrong:
+            v, hears = wrong[0], frozenset(wrong[1])
+            table = np.moveaxis(right(v, hears), axes[v], -1)
+            tables[v, hears] = np.moveaxis(rows(rng, *table.shape), -1, axes[v])
+
+        def conditional(v, hears, tables=tables, right=right):
+            return tables.get((v, hears), right(v, hears))
+
+        data = joint.sum((1, 2), keepdims=True)
+        clamped = law_of(m.clamped, m.clamped.range[0], conditional, axes, data, m.graph)
+        unclamped = law_of(m.unclamped, steps, conditional, axes, np.ones((1, 1, 1)), m.graph)
+        assert clamped.shape == unclamped.shape == joint.shape
+        assert tv(clamped, unclamped) > 0.01 if wrong else tv(clamped, unclamped) < 1e-14
+
+
 # The chain that is trained has those laws
 
 

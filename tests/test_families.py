@@ -6,7 +6,7 @@ from gibbsnet.families import FAMILIES, Bernoulli, Categorical, Gaussian, Pixels
 from gibbsnet.noise import Noise
 from tests.models import normal
 
-EACH = [Gaussian(), Gaussian(0.1, 2.0), Points(0.3), Pixels(0.2), Bernoulli(), Categorical()]
+EACH = [Gaussian(), Gaussian(0.1, 2.0, 0.6), Points(0.3), Pixels(0.2), Bernoulli(), Categorical()]
 each = pytest.mark.parametrize("family", EACH, ids=lambda f: type(f).__name__)
 SHAPE, DRAWS = (4,), 20000
 
@@ -92,6 +92,23 @@ def test_bounds_hold_and_gradients_stay_finite(floor, bound, size):
     assert mu.abs().max() <= bound * (1 + 1e-6) and sigma.min() >= floor * (1 - 1e-6) and sigma.max() <= 1 + 1e-6
     (slope,) = torch.autograd.grad((mu + sigma).sum(), message)
     assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("floor, ceiling", [(0.3, 0.5), (0.05, 0.9), (0.49, 0.5)])
+def test_whoever_hears_somebody_stays_below_the_ceiling(floor, ceiling):
+    family = Gaussian(floor, 3.0, ceiling)
+    silent = family.prior((2,))[None].double()
+    whisper = family.natural(torch.tensor([[0.0, 0.0, -1e3, -1e3]], dtype=torch.float64))
+    assert torch.allclose(family.moments(silent)[1], torch.ones(2).double())
+    assert torch.allclose(family.moments(silent + whisper)[1], torch.full((2,), ceiling).double())
+    loud = family.natural(normal(100, 4, seed=1) * 10)
+    assert ((family.moments(silent + loud)[1] <= ceiling + 1e-9) & (family.moments(silent + loud)[1] >= floor)).all()
+
+
+@pytest.mark.parametrize("ceiling", [0.5, 0.3, 1.1, float("nan")])
+def test_a_ceiling_that_leaves_no_room_is_refused(ceiling):
+    with pytest.raises(ValueError, match="ceiling"):
+        Gaussian(0.5, 3.0, ceiling)
 
 
 def test_bounds_hold_for_a_prior_that_says_less_than_nothing():

@@ -12,6 +12,8 @@ distribution, and draws from it with the noise it is handed:
 Silence, eta = eta_prior, is the prior. Parameters lie along dimension 1: shape (B, k * C, ...) for values (B, C, ...).
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
@@ -60,23 +62,34 @@ def _independent(distribution: Distribution) -> Distribution:
 class Gaussian(Family):
     r"""A Gaussian latent with prior N(0, 1), bounded in mean and in scale.
 
-        lambda = 1 + R tanh(s / R),  s = sum_u softplus(b_u),  R = 1 / floor^2 - 1      => floor <= sigma <= 1
-        mu     = c tanh(sum_u a_u / (c lambda))                                         => |mu| <= c
+        lambda = 1 + R tanh(s / R),  s = sum_u (softplus(b_u) + l),  R = 1 / floor^2 - 1    => floor <= sigma <= 1
+        mu     = c tanh(sum_u a_u / (c lambda))                                             => |mu| <= c
+        l      = R artanh((1 / ceiling^2 - 1) / R)                                          => sigma <= ceiling, if it hears any u
 
-    For c, R -> infinity this is the exact product of the experts. The bounds keep the chain from blowing up (the scale of z is
-    free in GibbsNet and grows to escape the penalty) and from freezing (sigma -> 0 stops mixing).
+    For c, R -> infinity and ceiling = 1 this is the exact product of the experts. The bounds keep the chain from blowing up (the
+    scale of z is free in GibbsNet and grows to escape the penalty) and from freezing (sigma -> 0 stops mixing).  A ceiling below
+    1 keeps a neighbour from saying nothing: without it, z1 given z2 may be z1's prior, and z2 then carries nothing.
 
     Arguments:
         floor: least standard deviation, in (0, 1].
         bound: greatest absolute mean, > 0 and finite.
+        ceiling: greatest standard deviation of a variable that hears somebody, in (floor, 1].
     """
 
-    def __init__(self, floor: float = 0.5, bound: float = 3.0):
+    def __init__(self, floor: float = 0.5, bound: float = 3.0, ceiling: float = 1.0):
         if not 0 < floor <= 1:
             raise ValueError(f"a Gaussian's floor must lie in (0, 1], its prior's scale: got {floor}")
         if not 0 < bound < float("inf"):
             raise ValueError(f"a Gaussian's bound must be positive and finite: got {bound}")
-        self.floor, self.bound = floor, bound
+        if not (floor < ceiling < 1 or ceiling == 1):
+            raise ValueError(f"a Gaussian's ceiling must lie in (floor, 1], floor being {floor}: got {ceiling}")
+        self.floor, self.bound, self.ceiling = floor, bound, ceiling
+        self.least = self._room * math.atanh((1 / ceiling**2 - 1) / self._room) if ceiling < 1 else 0.0
+
+    @property
+    def _room(self) -> float:
+        """R, what may be added to the prior's precision."""
+        return 1 / self.floor**2 - 1
 
     def parameters(self, shape):
         return (2 * shape[0], *shape[1:])
@@ -86,12 +99,12 @@ class Gaussian(Family):
 
     def natural(self, message):
         a, b = message.chunk(2, dim=1)
-        return torch.cat([a, softplus(b)], dim=1)
+        return torch.cat([a, softplus(b) + self.least], dim=1)
 
     def moments(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, sigma), each (B, *shape)."""
         a, precision = eta.chunk(2, dim=1)
-        room = 1 / self.floor**2 - 1
+        room = self._room
         said = (precision - 1).clamp_min(0)  # a learned prior might say less than nothing
         precision = 1 + room * torch.tanh(said / room) if room else torch.ones_like(precision)
         return self.bound * torch.tanh(a / (self.bound * precision)), precision.rsqrt()

@@ -25,7 +25,7 @@ from gibbsnet.report.scores import (
 from gibbsnet.report.style import STYLE
 from gibbsnet.report.summary import Entry, Finding, findings
 from gibbsnet.report.sweeps import Sweep, shown_sweep
-from gibbsnet.report.words import PICTURES, REFERENCES, SCORES
+from gibbsnet.report.words import MEASUREMENTS, PICTURES, REFERENCES, SCORES
 
 TITLE = "Adversarially learned joint models"
 ABOUT = (
@@ -139,6 +139,8 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
         _curves("Along the chain", over_steps(comparison, mine), legend, CHAIN_CAPTION),
         _curves("During training", training(comparison, mine), legend, TRAINING_CAPTION),
         *_pictures(comparison, mine),
+        *_drawn(comparison, mine),
+        *_measured(comparison, mine),
         id=comparison.anchor,
     )
 
@@ -146,6 +148,10 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
 CHAIN_CAPTION = (
     "Each score of the unclamped chain at its steps i, on a logarithmic axis. Lines are medians over seeds, bands reach from "
     "the lowest to the highest seed, dashes are references."
+)
+DRAWN_CAPTION = (
+    "Pictures that `python -m gibbsnet sample run=...` left in the runs' folders: chains that hold parts of real images or "
+    "values of labels, or that stand in a mode of being."
 )
 TRAINING_CAPTION = "What was recorded during training, one line per run. Losses of different games do not compare."
 
@@ -305,6 +311,56 @@ def _picture(run: Run, name: str, kind: str, color: str) -> Markup:
         "img", src=_uri(run.figures[name].read_bytes(), "png"), alt=f"{name} of {run.model}", tabindex=0, loading="lazy"
     )
     return tag("figure", tag("figcaption", _dot(color), " · ".join(filter(None, words))), image, class_="card")
+
+
+def _drawn(comparison: Comparison, palette: dict[str, str]) -> Iterator[Markup]:
+    """What was drawn by hand from single runs, with `sample`."""
+    shown = [
+        tag(
+            "figure",
+            tag("figcaption", _dot(palette[run.model]), f"{run.model} · {name.replace('_', ' ')} · seed {run.seed}"),
+            _png(path.read_bytes(), f"{name} of {run.model}"),
+            class_="card",
+        )
+        for run in comparison.runs
+        for name, path in run.drawn.items()
+    ]
+    if shown:
+        yield tag("h3", "Drawn from these runs")
+        yield tag("p", DRAWN_CAPTION, class_="muted")
+        yield tag("div", *shown, class_="pictures")
+
+
+def _measured(comparison: Comparison, palette: dict[str, str]) -> Iterator[Markup]:
+    """What benchmarks measured on single runs, folded away."""
+    found = [(kind, run) for run in comparison.runs for kind in run.measured]
+    for kind in dict.fromkeys(kind for kind, _ in found):
+        title, how = MEASUREMENTS.get(kind, (kind.replace("_", " "), ""))
+        yield tag("h3", title)
+        yield tag("p", how, class_="muted")
+        for run in (run for name, run in found if name == kind):
+            tables = (t for name, rows in run.measured[kind].items() for t in _plain_table(name, rows))
+            summary = tag("summary", _dot(palette[run.model]), f"{run.model} · seed {run.seed}")
+            yield tag("details", summary, *tables)
+
+
+def _plain_table(title: str, rows: object) -> Iterator[Markup]:
+    """row -> column -> number; whatever has another form is left out."""
+    rows = {name: row for name, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
+    if rows:
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        head = tag(
+            "tr", tag("th", title.replace("_", " ")), *(tag("th", c.replace("_", " "), scope="col") for c in columns)
+        )
+        body = [
+            tag("tr", tag("th", name, scope="row"), *(tag("td", _plain(row.get(column))) for column in columns))
+            for name, row in rows.items()
+        ]
+        yield tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.3g}".replace("-", "−") if isinstance(value, int | float) else ""
 
 
 # -------------------------------------------------------------------------------------------------------------- runs

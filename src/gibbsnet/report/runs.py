@@ -24,7 +24,8 @@ class Run:
     """One run folder.
 
     config: the resolved configuration. metrics, speed: contents of metrics.json and train.json, {} where missing. history:
-    rows of history.jsonl. figures: name -> PNG file. missing: what the folder lacks. damage: why the run is not used.
+    rows of history.jsonl. figures: name -> PNG file. measured: what benchmarks left there, file -> section -> row -> column ->
+    number. drawn: what `sample` left there, name -> PNG file. missing: what the folder lacks. damage: why the run is not used.
     """
 
     folder: Path
@@ -33,6 +34,8 @@ class Run:
     speed: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, Path] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    drawn: dict[str, Path] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     damage: str = ""
 
@@ -82,6 +85,8 @@ def read(folder: Path) -> Run:
         run.speed = _object(folder / "train.json")
         run.history = _history(folder / "history.jsonl")
         run.figures = _figures(folder / "figures")
+        run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in EXPECTED}
+        run.drawn = _figures(folder / "samples")
     except Damaged as reason:
         run.damage = str(reason)
     run.missing = [name for name in EXPECTED if not (folder / name).exists()]
@@ -144,7 +149,7 @@ def _figures(folder: Path) -> dict[str, Path]:
     for path in files.values():
         with path.open("rb") as file:
             if file.read(8) != b"\x89PNG\r\n\x1a\n":
-                raise Damaged(f"figures/{path.name} is no PNG")
+                raise Damaged(f"{folder.name}/{path.name} is no PNG")
     return files
 
 

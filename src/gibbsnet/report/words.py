@@ -125,3 +125,23 @@ PICTURES = {
         "latent remembers.",
     ),
 }
+
+# file that a benchmark leaves in a run's folder: title, how to read it
+MEASUREMENTS = {
+    "fill": (
+        "Filling in what is missing",
+        "Chains that hold a part of test images and redraw the rest, after i sweeps, beside what they have to beat: mse of one "
+        "fill, of the mean of 14, between two fills of one image (equal to mse for draws from the right law), and how often "
+        "the classifier still gives the image's class.",
+    ),
+    "settle": (
+        "Fast inference, and daydreams",
+        "Sweeps until the chain that perceives an image settles, by the potency of z2; and how far a chain that does not hear "
+        "its image strays from it, by the reconstruction error at which it is called back.",
+    ),
+    "labels": (
+        "Labels and attributes as variables",
+        "What one model does without having been trained for any of it: draw the class that is asked for, classify, draw both, "
+        "edit; beside what it has to beat.",
+    ),
+}
