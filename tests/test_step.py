@@ -42,6 +42,19 @@ def test_one_pass_gives_both_players_the_gradients_of_their_own_losses(model, ga
             torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("model", ["ali", "gibbsnet"])
+def test_bf16_gives_the_gradients_of_float32_to_its_precision(model):
+    """Autocast keeps casts of weights: one made in a sweep without gradient must not stand in for one with."""
+    module = build(load([f"model={model}", "data=digits"]), (1, 8, 8))
+    batch, noise = {"x": Noise(0, "x").uniform((50, 1, 8, 8)) * 2 - 1}, Noise(0, 4)
+    assert model == "ali" or module.unclamped.length(noise.at("unclamped")) > 1
+    exact = module.play(batch, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = module.play(batch, noise)
+    for a, b in zip(exact.graph + exact.critic, rough.graph + rough.critic, strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.97 and b.dtype == torch.float32
+
+
 def test_the_average_begins_as_a_copy_and_then_follows_with_its_weight():
     module = build(load(["model=ali", "data=digits", "optim.ema=0.99"]), (1, 8, 8))
     now, kept = next(module.graph["z"].messages.parameters()), next(module.ema.module["z"].messages.parameters())
