@@ -55,7 +55,8 @@ def test_one_game_gives_gradients_to_everything_that_is_learned(model, data):
 @models
 def test_a_model_says_what_it_is(model):
     m, expected = module(model), {"hali": ["z1", "z2"], "gibbsnet2": ["z1", "z2"], "hali3": ["z1", "z2", "z3"]}
-    assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet"}.get(kind := model.rstrip("0123456789"), kind)])
+    kind = model.rstrip("0123456789")
+    assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet"}.get(kind, kind)])
     assert m.latents == expected.get(model, ["z"])
     assert (3 if model.startswith(("gibbsnet", "unshared")) else 0) == m.N and m.images_seen == 0
 

@@ -85,7 +85,7 @@ class Chain:
         for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]: got {share}")
-        if self.persistent and (high == 0 or self.rise and low == 0):
+        if self.persistent and (high == 0 or (self.rise and low == 0)):
             raise ValueError("persistent needs steps >= 1: without a sweep the chain would stand still")
         if self.start_from_data and low == 0:
             raise ValueError(

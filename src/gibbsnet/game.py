@@ -5,8 +5,9 @@ A critic scores pairs, s_c those of the clamped chain and s_u those of the uncla
     non-saturating   critic  softplus(-s_c) + softplus(s_u)      graph  softplus(s_c) + softplus(-s_u)
     relativistic     critic  softplus(-(s_c - s_u))              graph  softplus(s_c - s_u)
 
-A cycle loss may stand beside the graph's (ALICE, Li et al. 2017, https://arxiv.org/abs/1709.01215): cycle * E |x - E[x|z]|^2 / dim,
-z ~ q(z|x) of the clamped chain.
+A cycle loss may stand beside the graph's, z ~ q(z|x) of the clamped chain (ALICE, Li et al. 2017, https://arxiv.org/abs/1709.01215):
+
+    cycle * E |x - E[x|z]|^2 / dim
 
 R1 + R2 (Roth et al. 2017, https://arxiv.org/abs/1705.09367; Huang et al. 2024, https://arxiv.org/abs/2501.05441):
 
@@ -81,7 +82,8 @@ class Game:
             raise ValueError(f"cycle is a weight >= 0: got {self.cycle}")
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
-             critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {}, missed: Tensor | None = None) -> Outcome:  # fmt: skip
+             critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
+             missed: Tensor | None = None) -> Outcome:  # fmt: skip
         """Both players' gradients from one graph of computation.
 
         Arguments:

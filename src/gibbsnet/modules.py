@@ -314,10 +314,10 @@ class GibbsNet(LightningModule):
 
     def start_from(self, mean: Tensor) -> None:
         """Sets the learned prior of x, and of all that is of its kind, to the data's mean, shape of x."""
-        for graph in (self.graph, self.ema.module):
-            kind = type(graph["x"].family)
-            for conditional in (graph[v] for v in graph):
-                if conditional.prior.requires_grad and isinstance(conditional.family, kind):
+        kind = type(self.graph["x"].family)
+        for v in self.graph:
+            if self.graph[v].prior.requires_grad and isinstance(self.graph[v].family, kind):
+                for conditional in (self.graph[v], self.ema.module[v]):
                     conditional.prior.data.copy_(conditional.family.fit(mean))
 
     # Sampling: with the averaged weights, without gradient, keyed by the seed alone
