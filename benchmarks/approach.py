@@ -1,8 +1,8 @@
 r"""The approach from a wrong start, and what a learned one saves: python -m benchmarks.approach run=RUN [run=RUN ...]
 
-Claim 2b on a trained model with classes or modes.  Where a chain is (this class, that one, or none that is sure) has a law after i
-sweeps; its total variation to the law that the chain settles to should fall as |lambda_2|^i, lambda_2 being the second eigenvalue
-of the matrix of transitions between these places:
+Claim 2b on a trained model with classes or modes.  Where a chain is (this class, that one, or none that is sure) has a law after
+i sweeps; its total variation to the law that the chain settles to should fall as |lambda_2|^i, lambda_2 being the second
+eigenvalue of the matrix T of transitions between these places:
 
     d_i = TV(law_i, pi) ~ c |lambda_2|^i,    T^L counted over pairs of states L sweeps apart,    |lambda_2| = |eig_2(T^L)|^(1/L)
 
@@ -71,19 +71,19 @@ def laws(visited: Tensor, count: int) -> Tensor:
 
 
 def transitions(visited: Sequence[Tensor], count: int, lag: int) -> Tensor:
-    """T^lag (count, count), rows summing to 1, counted over pairs of places `lag` sweeps apart; a place never left stays."""
-    counts = torch.zeros(count, count, dtype=torch.float64)
-    for v in visited:
-        pairs = count * v[:-lag].flatten() + v[lag:].flatten()
-        counts += torch.bincount(pairs, minlength=count**2).view(count, count)
-    counts = torch.where(counts.sum(1, keepdim=True) > 0, counts, torch.eye(count, dtype=torch.float64))
-    return counts / counts.sum(1, keepdim=True)
+    """How often a chain went from place to place in `lag` sweeps, (count, count)."""
+    pairs = torch.cat([count * v[:-lag].flatten() + v[lag:].flatten() for v in visited])
+    return torch.bincount(pairs, minlength=count**2).view(count, count).double()
 
 
-def settles(matrix: Tensor, lag: int) -> tuple[float, Tensor]:
-    """|lambda_2| of one sweep, and the law pi = pi T that the chain settles to."""
-    second = float(torch.linalg.eigvals(matrix).abs().sort(descending=True).values[1])
-    return second ** (1 / lag), torch.linalg.matrix_power(matrix, 2**20)[0]
+def settles(counts: Tensor, lag: int) -> tuple[float, Tensor]:
+    """|lambda_2| of one sweep, and the law pi = pi T that the chain settles to; places where it never was are left out."""
+    been = counts.sum(1) > 0
+    matrix = counts[been][:, been] / counts[been][:, been].sum(1, keepdim=True)
+    second = torch.linalg.eigvals(matrix).abs().sort(descending=True).values[1:2].sum()
+    pi = torch.zeros(len(counts), dtype=counts.dtype)
+    pi[been] = torch.linalg.matrix_power(matrix, 2**20)[0]
+    return float(second) ** (1 / lag), pi
 
 
 def rate(distance: Tensor, noise: float) -> float | None:

@@ -1,9 +1,10 @@
 r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=1,2,3,4,5] [models=ali,gibbsnet,...] [data.root=data]
 
-DATA is ring, grid, digits or mnist.  All contenders have the same networks, bounds, critic, losses and average of the weights, and
-equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20 rounds, printed; STEPS
-holds what came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md and
-docs/figures/comparison_DATA.png.  A run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
+DATA is ring, grid, digits or mnist.  All contenders have the same networks, bounds, critic, losses and average of the weights,
+and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20 rounds,
+printed; STEPS holds what came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes
+docs/comparison.json, .md and docs/figures/comparison_DATA.png.  A run that is finished is not run again; run folders:
+runs/compare/DATA/MODEL/SEED.
 """
 
 import json

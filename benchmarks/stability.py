@@ -1,8 +1,8 @@
 r"""How stable the chain is, as it is trained: python -m benchmarks.stability [seeds=1,2,3] [data=digits] [models=n0,n3,...]
 
-GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps: N sweeps,
-N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their chains at i = 0 ..
-1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
+GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
+N sweeps, N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
+chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
 docs/figures/stability_DATA.png.  What is finished is not run again; run folders: runs/stability/DATA/VARIANT/SEED.
 """
 

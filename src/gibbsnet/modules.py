@@ -122,6 +122,10 @@ class GibbsNet(LightningModule):
     def check(self) -> None:
         """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
         conditional is invisible to."""
+        if self.clamped.present or self.clamped.dream_every or self.clamped.learned or self.clamped.rise:
+            raise ValueError(
+                "the clamped chain *is* the present: present, dream_every, learned and rise are the unclamped chain's"
+            )
         for chain in (self.clamped, self.unclamped):
             check_names(self.graph, chain)
             held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there
@@ -130,10 +134,6 @@ class GibbsNet(LightningModule):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
-        if self.clamped.present or self.clamped.dream_every or self.clamped.learned or self.clamped.rise:
-            raise ValueError(
-                "the clamped chain *is* the present: present, dream_every, learned and rise are the unclamped chain's"
-            )
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
 
