@@ -24,17 +24,17 @@ ROWS = [
 ]  # fmt: skip
 
 
-def run(phase: str, seed: int, steps: int) -> Path:
+def run(phase: str, seed: int, steps: str, more: Sequence[str] = ()) -> Path:
     """One finished and evaluated run."""
     where = Path("runs", "phases", phase.replace(", k = ", "_").replace("-", "_"), str(seed))
     settings = ["model=gibbsnet2", "chains.unclamped.steps=[1,3]", "evaluation.steps=[0,1,3,10,100]"]
-    return finished([*settings, *PHASES[phase], f"seed={seed}", f"steps={steps}", f"run={where}"])
+    return finished([*settings, *PHASES[phase], f"seed={seed}", f"steps={steps}", f"run={where}", *more])
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen, _ = options(arguments, seeds="1,2,3", steps="6000")
+    chosen, more = options(arguments, seeds="1,2,3", steps="6000")
     seeds = [int(seed) for seed in chosen["seeds"].split(",")]
-    columns = {p: summary([numbers(run(p, seed, int(chosen["steps"]))) for seed in seeds]) for p in PHASES}
+    columns = {p: summary([numbers(run(p, seed, chosen["steps"], more)) for seed in seeds]) for p in PHASES}
     print(*table(columns, ROWS), sep="\n")
 
 

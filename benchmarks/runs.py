@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gibbsnet.config import folder, load
+from gibbsnet.config import ConfigError, folder, load
 from gibbsnet.evaluate import evaluate
 from gibbsnet.plots import MUTED
 from gibbsnet.report.charts import colours, over_steps
@@ -18,22 +18,21 @@ from gibbsnet.train import train
 
 
 def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], list[str]]:
-    """The command line: key=value over the defaults, and what has a dot in its key, which is every run's setting.
-
-    Raises:
-        SystemExit: another key than those.
-    """
-    settings = [a for a in arguments if "." in a.partition("=")[0]]
-    given = dict(a.partition("=")[::2] for a in arguments if a not in settings)
-    if unknown := sorted(given.keys() - defaults.keys()):
-        expected = ", ".join(f"{key}={value}" for key, value in defaults.items())
-        raise SystemExit(f"unknown {unknown[0]!r}: expected {expected}, and settings such as data.root=data")
-    return {**defaults, **given}, settings
+    """The command line's key=value over the defaults; and what has another key, which is every run's setting."""
+    own = [a for a in arguments if a.partition("=")[0] in defaults]
+    return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 
 
 def trained(settings: Sequence[str]) -> dict:
-    """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on."""
-    config = load([*settings, "tracking.mode=disabled"])
+    """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
+
+    Raises:
+        SystemExit: a setting that there is not, in one line.
+    """
+    try:
+        config = load([*settings, "tracking.mode=disabled"])
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
     train(config)
     return config
 

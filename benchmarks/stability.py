@@ -1,4 +1,4 @@
-r"""How stable the chain is, as it is trained: python -m benchmarks.stability [seeds=1,2,3] [data=digits] [models=n0,n3,...]
+r"""How stable a chain is: python -m benchmarks.stability [seeds=1,2,3] [data=digits] [models=n0,n3] [steps=12000]
 
 GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
 N sweeps, N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-
 
 from benchmarks.runs import curves, flat, options, summary, table, trained
 from gibbsnet import plots
