@@ -121,7 +121,7 @@ def section(data: str, found: Mapping) -> list[str]:
     models = found["models"]
     text = [f"## {data}", "", f"`python -m benchmarks.compare {data}`, seeds {', '.join(map(str, found['seeds']))}", ""]
     text += [*table({m: summary(seeds) for m, seeds in models.items()}, rows(data)), ""]
-    if BASE in models:
+    if BASE in models and len(models) > 1:
         differences = {m: summary(paired(seeds, models[BASE])) for m, seeds in models.items() if m != BASE}
         compared = [row for row in rows(data) if row not in BAND and not row.startswith("train/")]
         text += [f"Less {BASE}, seed by seed:", "", *table(differences, compared, sign="+"), ""]
