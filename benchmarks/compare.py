@@ -1,4 +1,4 @@
-r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=1,2,3,4,5] [models=ali,gibbsnet,...] [data.root=data]
+r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=21,22,23,24,25] [models=ali,gibbsnet,...] [data.root=data]
 
 DATA is ring, grid, digits or mnist.  All contenders have the same networks, bounds, critic, losses and average of the weights,
 and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20 rounds,
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     data = arguments[0] if arguments else ""
     if data not in DATA:
         raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
-    chosen, more = options(arguments[1:], seeds="1,2,3,4,5", models=",".join(CONTENDERS), clock="0")
+    chosen, more = options(arguments[1:], seeds="21,22,23,24,25", models=",".join(CONTENDERS), clock="0")
     models, seeds = chosen["models"].split(","), [int(seed) for seed in chosen["seeds"].split(",")]
     if unknown := sorted(set(models) - set(CONTENDERS)):
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(CONTENDERS)}")
