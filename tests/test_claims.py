@@ -255,7 +255,8 @@ def test_9_a_joint_that_is_reached_stays_within_the_band(long_run):
 
 def test_9_and_5_a_wrong_start_is_forgotten_where_there_is_noise_and_never_without(long_run):
     found, _ = long_run(0.1, start="wrong")
-    assert found[0][0] > 50 and found[0][1] <= 2 and found[100][0] < 1.5 and found[1000][0] < 1.5 and found[1000][1] == 8
+    assert found[0][0] > 50 and found[0][1] <= 2
+    assert all(found[i][0] < 1.5 and found[i][1] == 8 for i in (100, 1000))
     frozen, rate = long_run(0.0, start="wrong")
     assert all(distance > 50 and modes == 1 for distance, modes in frozen.values()) and rate == 0
 
