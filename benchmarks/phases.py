@@ -9,10 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import numbers, summary, table
-from gibbsnet.config import load
-from gibbsnet.evaluate import evaluate
-from gibbsnet.train import train
+from benchmarks.runs import finished, numbers, options, summary, table
 
 PHASES = {
     "dreaming": ["mode=dreaming"],
@@ -27,29 +24,17 @@ ROWS = [
 ]  # fmt: skip
 
 
-def run(phase: str, seed: int, steps: int) -> Path:
-    """One finished and evaluated run; what is finished is not run again."""
+def run(phase: str, seed: int, steps: str, more: Sequence[str] = ()) -> Path:
+    """One finished and evaluated run."""
     where = Path("runs", "phases", phase.replace(", k = ", "_").replace("-", "_"), str(seed))
-    settings = [
-        "model=gibbsnet2",
-        "chains.unclamped.steps=[1,3]",
-        "evaluation.steps=[0,1,3,10,100]",
-        "tracking.mode=disabled",
-    ]
-    config = load([*settings, *PHASES[phase], f"seed={seed}", f"steps={steps}", f"run={where}"])
-    train(config)
-    if not (where / "metrics.json").exists():
-        evaluate(config)
-    return where
+    settings = ["model=gibbsnet2", "chains.unclamped.steps=[1,3]", "evaluation.steps=[0,1,3,10,100]"]
+    return finished([*settings, *PHASES[phase], f"seed={seed}", f"steps={steps}", f"run={where}", *more])
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = dict(a.split("=", 1) for a in arguments)
-    if unknown := sorted(options.keys() - {"seeds", "steps"}):
-        raise SystemExit(f"unknown {unknown[0]!r}: expected seeds=1,2,3 and steps=6000")
-    seeds = [int(seed) for seed in options.get("seeds", "1,2,3").split(",")]
-    steps = int(options.get("steps", 6000))
-    columns = {phase: summary([numbers(run(phase, seed, steps)) for seed in seeds]) for phase in PHASES}
+    chosen, more = options(arguments, seeds="1,2,3", steps="6000")
+    seeds = [int(seed) for seed in chosen["seeds"].split(",")]
+    columns = {p: summary([numbers(run(p, seed, chosen["steps"], more)) for seed in seeds]) for p in PHASES}
     print(*table(columns, ROWS), sep="\n")
 
 

@@ -8,14 +8,11 @@ finished is not run again; an interrupted one goes on.  Run folders: runs/<exper
 import json
 import operator
 import shutil
-import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gibbsnet.config import folder, load
-from gibbsnet.evaluate import evaluate
-from gibbsnet.train import train
+from benchmarks.runs import finished, numbers, summary, table
 
 # experiment -> (data, models, seeds). Tuning used other seeds than these: on digits 11, and 1 to 3 after an earlier table.
 TABLES = {
@@ -72,35 +69,7 @@ MARKS = "<!-- results: written by python -m benchmarks.results -->", "<!-- end o
 
 def run(experiment: str, data: str, model: str, seed: int) -> Path:
     """One finished and evaluated run."""
-    config = load(
-        [f"experiment={experiment}", f"data={data}", f"model={model}", f"seed={seed}", "tracking.mode=disabled"]
-    )
-    train(config)
-    if not (folder(config) / "metrics.json").exists():
-        evaluate(config)
-    return folder(config)
-
-
-def numbers(run: Path) -> dict[str, float]:
-    """Metrics by names joined with '/', train.json's among them."""
-    metrics = json.loads((run / "metrics.json").read_text())
-    return dict(flat({**metrics, "train": json.loads((run / "train.json").read_text())}))
-
-
-def flat(nested: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float):
-            yield prefix + key, value
-
-
-def summary(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """name -> median, least and greatest over the seeds."""
-    names = [n for n in seeds[0] if all(n in s for s in seeds)]
-    return {
-        n: {"median": statistics.median(v), "min": min(v), "max": max(v)} for n in names if (v := [s[n] for s in seeds])
-    }
+    return finished([f"experiment={experiment}", f"data={data}", f"model={model}", f"seed={seed}"])
 
 
 def verdicts(floors: Sequence[str], seeds: Sequence[Mapping[str, float]]) -> dict[str, int]:
@@ -113,28 +82,6 @@ def passes(floor: str, found: Mapping[str, float]) -> bool:
     name, relation, bound = floor.split()
     wanted = found.get(bound) if "/" in bound else float(bound)
     return name in found and wanted is not None and RELATIONS[relation](found[name], wanted)
-
-
-def table(columns: Mapping[str, Mapping], rows: Sequence[str]) -> list[str]:
-    """Markdown: a row per metric (a '*' stands for each latent), a column per model, median [least .. greatest]."""
-    expanded = [name for row in rows for name in matches(row, columns)]
-    lines = ["| metric | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    return lines + [f"| {n} | " + " | ".join(cell(c.get(n)) for c in columns.values()) + " |" for n in expanded]
-
-
-def matches(row: str, columns: Mapping[str, Mapping]) -> list[str]:
-    if "*" not in row:
-        return [row]
-    head, tail = row.split("*")
-    found = {n for column in columns.values() for n in column if n.startswith(head) and n.endswith(tail)}
-    return sorted(n for n in found if "/" not in n[len(head) : len(n) - len(tail)])
-
-
-def cell(value: Mapping[str, float] | None) -> str:
-    if value is None:
-        return "-"
-    median, low, high = (f"{value[k]:.4g}" for k in ("median", "min", "max"))
-    return median if low == high else f"{median} [{low} .. {high}]"
 
 
 def floors_table(experiment: str, passed: Mapping[str, Mapping[str, int]]) -> list[str]:

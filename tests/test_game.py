@@ -135,6 +135,28 @@ def test_hidden_values_are_read_by_nobody(gamma):
     assert close(clean.diagnostics.values(), dirty.diagnostics.values())
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_cycle_loss_stands_beside_the_graph_s_and_leaves_the_critic_alone(hidden):
+    """Also where nothing else moves the graph, since the critics see nothing."""
+    blind = {v: torch.zeros(B).bool() for v in "xz"} if hidden else {}
+    g, judges, weight = graph(), critics(), 0.7
+    players = [p for p in g.parameters() if p.requires_grad], list(judges.parameters())
+
+    def missed(real):
+        return (real["x"] - g["x"].mean({"z": real["z"]}, B)).square().mean()
+
+    real, fake = states(g)
+    with_cycle = Game(cycle=weight).play(judges, real, fake, *players, 0, blind, missed(real))
+    without = Game().play(judges, *states(g), *players, 0, blind)
+    real, _ = states(g)
+    alone = torch.autograd.grad(weight * missed(real), players[0], allow_unused=True)
+    for a, b, c in zip(with_cycle.graph, without.graph, alone, strict=True):
+        assert torch.allclose(a, b + (0 if c is None else c), atol=1e-14)
+    assert sum(c is not None and bool(c.any()) for c in alone) > 4, "both q and p learn from it"
+    assert all(torch.equal(a, b) for a, b in zip(with_cycle.critic, without.critic, strict=True))
+    assert torch.allclose(with_cycle.diagnostics["loss_cycle"], weight * missed(real))
+
+
 @pytest.mark.parametrize("gamma", [{}, PENALTIES])
 def test_a_game_in_which_everything_is_hidden(gamma):
     nobody = {v: torch.zeros(B, dtype=torch.bool) for v in ("x", "z")}
@@ -175,6 +197,7 @@ def test_scores_and_losses_are_told():
     [
         (dict(loss="hinge"), "unknown loss 'hinge': expected one of nonsaturating, relativistic"),
         (dict(lazy=0), "lazy is an interval"),
+        (dict(cycle=-1.0), "cycle is a weight >= 0: got -1.0"),
         (dict(gamma={"x": -1.0}), "gamma must be >= 0: got {'x': -1.0}"),
     ],
 )

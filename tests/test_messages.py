@@ -53,6 +53,11 @@ def test_contract(network, source, target):
             assert torch.allclose(torch.cat([message(x[:2]), message(x[2:])]), said, atol=1e-12)
 
 
+def test_the_identity_says_what_it_hears():
+    x = normal(6, *IMAGE)
+    assert torch.equal(build_message({"kind": "identity"}, IMAGE, IMAGE)(x), x)
+
+
 def test_batch_normalisation_couples_examples():
     message = build_message({"kind": "conv", "layers": CONV, "norm": "batch"}, IMAGE, (5,)).double()
     x = normal(6, *IMAGE)
@@ -138,6 +143,7 @@ def test_the_published_networks_of_ali_fit_cifar():
         ({"kind": "conv", "layers": [[3, 1, 4]]}, IMAGE, (2, 8, 8), "reaches 4 x 6 x 6 where 2 x 8 x 8 is needed"),
         ({"kind": "deconv", "layers": DECONV}, (7,), IMAGE, "reaches 4 x 6 x 6 where 2 x 8 x 8 is needed"),
         ({"kind": "conv", "layers": CONV}, (7,), (2,), "does not fit 7"),
+        ({"kind": "identity"}, IMAGE, (7,), "the identity leads from 2 x 8 x 8 to 2 x 8 x 8, not to 7"),
     ],
 )
 def test_errors_name_what_is_wrong(network, source, target, words):

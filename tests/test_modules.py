@@ -42,7 +42,8 @@ def test_one_game_gives_gradients_to_everything_that_is_learned(model, data):
     m = module(model, data)
     learned = [[(name, p) for name, p in net.named_parameters() if p.requires_grad] for net in (m.graph, m.critics)]
     fixed = [name for name, p in m.graph.named_parameters() if not p.requires_grad]
-    assert fixed == [f"conditionals.{v}.prior" for v in m.graph if v != "x"]
+    graph = load([f"model={model}"])["graph"]
+    assert fixed == [f"conditionals.{v}.prior" for v in m.graph if graph[v].get("prior") != "learned"]
     before = copy.deepcopy(m.state_dict())
     outcome = m.play(batch(data), Noise(0))
     for named, grads in zip(learned, (outcome.graph, outcome.critic), strict=True):
@@ -53,10 +54,12 @@ def test_one_game_gives_gradients_to_everything_that_is_learned(model, data):
 
 @models
 def test_a_model_says_what_it_is(model):
-    m, expected = module(model), {"ali": ["z"], "gibbsnet": ["z"], "hali3": ["z1", "z2", "z3"]}
-    assert isinstance(m, MODELS[model.rstrip("0123456789")])
-    assert m.latents == expected.get(model, ["z1", "z2"])
-    assert (3 if model.startswith("gibbsnet") else 0) == m.N and m.images_seen == 0
+    m, expected = module(model), {"hali3": ["z1", "z2", "z3"], "diamond": ["z1", "w1", "z2"]}
+    expected |= {key: ["z1", "z2"] for key in ("hali", "gibbsnet2")}
+    kind = model.rstrip("0123456789")
+    assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet", "diamond": "hali"}.get(kind, kind)])
+    assert m.latents == expected.get(model, ["z"])
+    assert (3 if model.startswith(("gibbsnet", "unshared")) else 0) == m.N and m.images_seen == 0
 
 
 def test_labels_in_a_batch_are_left_alone():
@@ -235,7 +238,7 @@ def test_shapes(model, data):
     top = {m.latents[-1]: state[m.latents[-1]]}
     assert m.decode(top, 0).shape == x["x"].shape
     third = next(islice(m.trajectory(B, 0), 3, None))
-    assert {v: value.shape for v, value in third.items()} == {v: value.shape for v, value in state.items()}
+    assert {v: third[v].shape for v in state} == {v: value.shape for v, value in state.items()}
 
 
 @models
@@ -248,8 +251,8 @@ def test_reconstruction_and_decoding_read_only_what_they_should(model):
         assert m.reconstruct(lost, v, 1).isnan().all()
     latents = {v: state[v] for v in m.latents}
     assert torch.equal(m.decode({**state, "x": lost["x"]}, 1), m.decode(latents, 1))
-    lowest = m.latents[0]  # x hears it alone
-    assert torch.equal(m.decode({**lost, lowest: state[lowest]}, 1), m.decode(latents, 1))
+    lowest = {v: state[v] for v in m.graph.neighbours("x")}  # x hears them alone
+    assert torch.equal(m.decode({**lost, **lowest}, 1), m.decode(latents, 1))
     top = m.latents[-1]
     assert torch.equal(m.decode({top: state[top]}, 1), m.decode({top: state[top], "x": lost["x"]}, 1))
     # Near the mean of x given the lowest latent: its noise is .01.
@@ -260,7 +263,7 @@ def test_reconstruction_and_decoding_read_only_what_they_should(model):
 def test_a_posterior_mean_is_exact_where_one_conditional_gives_it(model):
     m, x = module(model), batch()
     for v in m.latents:
-        if model in ("ali", "gibbsnet", "hali", "hali3") and v == m.latents[0]:
+        if model != "gibbsnet2" and v in ("z", "z1", "w1"):
             expected = m.ema.module[v].mean(x, B)
         else:
             expected = torch.stack([m.infer(x, seed_of(7, k))[v] for k in range(DRAWS_FOR_MEAN)]).mean(0)

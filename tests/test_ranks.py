@@ -34,6 +34,8 @@ GAMES = {
     "gibbsnet, from data, relativistic": ["model=gibbsnet", SWEPT, "chains.unclamped.start_from_data=0.5",
                                           "game.loss=relativistic"],
     "gibbsnet, persistent": PERSISTENT,
+    "gibbsnet, learned start, rising, cycle": ["model=gibbsnet", "chains.unclamped.learned=[z]", "chains.unclamped.rise=10",
+                                               "game.cycle=0.5"],
     "gibbsnet2": ["model=gibbsnet2"],
 }  # fmt: skip
 

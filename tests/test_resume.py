@@ -19,7 +19,8 @@ from tests.pair import end, start, until
 from tests.test_callbacks import same
 from tests.test_tracking import folders, untold
 
-SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5"]
+SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5", "chains.unclamped.learned=[z]",
+         "chains.unclamped.rise=10", "game.cycle=0.5"]  # fmt: skip
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ class Chain:
         start_from_data: share of the examples whose start pass is replaced, where data are given, by the data.
         persistent: share of the examples that go on from where the chain of the batch before ended.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
+        learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
+        rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
         dream_every: every so many training batches the chain dreams instead: stances and present are left out; 0 = never.
     """
 
@@ -70,6 +72,8 @@ class Chain:
     start_from_data: float = 0.0
     persistent: float = 0.0
     present: Sequence[str] = ()
+    learned: Sequence[str] = ()
+    rise: int = 0
     dream_every: int = 0
 
     def __post_init__(self):
@@ -81,14 +85,15 @@ class Chain:
         for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]: got {share}")
-        if self.persistent and high == 0:
+        if self.persistent and (high == 0 or (self.rise and low == 0)):
             raise ValueError("persistent needs steps >= 1: without a sweep the chain would stand still")
         if self.start_from_data and low == 0:
             raise ValueError(
                 "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
             )
-        if self.dream_every < 0:
-            raise ValueError(f"dream_every is a number of batches >= 0: got {self.dream_every}")
+        for name, batches in (("dream_every", self.dream_every), ("rise", self.rise)):
+            if batches < 0:
+                raise ValueError(f"{name} is a number of batches >= 0: got {batches}")
         if self.grad_draws < 1:
             raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
 
@@ -107,9 +112,20 @@ class Chain:
         """What it must be given: the clamped, and what starts from the present."""
         return self.clamped | frozenset(self.present)
 
+    @property
+    def there(self) -> frozenset[str]:
+        """What is there before the first draw."""
+        return self.given | frozenset(self.learned)
+
     def during(self, step: int) -> "Chain":
         """The chain of this training batch."""
-        return self.dreaming if self.dream_every and step % self.dream_every == 0 else self
+        chain = self.dreaming if self.dream_every and step % self.dream_every == 0 else self
+        return replace(chain, steps=self.risen(step), rise=0) if self.rise else chain
+
+    def risen(self, step: int) -> tuple[int, int]:
+        """The range of steps of this training batch: each of its lengths is added after an equal part of the rise."""
+        low, high = self.range
+        return low, min(high, low + step * (high - low + 1) // self.rise)
 
     @property
     def dreaming(self) -> "Chain":
@@ -123,7 +139,8 @@ class Chain:
 
     def draws(self, steps: int) -> list[Block]:
         """The blocks drawn in a chain of that many sweeps, start pass first."""
-        start = [tuple(d for d in parse(b) if d[0] not in self.present) for b in self.start]
+        first = {*self.present, *self.learned}
+        start = [tuple(d for d in parse(b) if d[0] not in first) for b in self.start]
         return start + steps * [parse(b) for b in self.blocks]
 
     def audible(self, noise: Noise, batch: int) -> Audible:
@@ -152,8 +169,10 @@ class Chain:
             with torch.no_grad():
                 unseen = graph[v].draw({}, batch, noise.at("unseen", v))
             state[v] = torch.where(seen[v], given[v], unseen)
+        for v in sorted(set(self.learned) - given.keys()):
+            state[v] = graph.moments[v].draw(batch, noise.at("learned", v))
         blocks = [parse(b) for b in self.start]
-        blocks = [tuple(d for d in b if d[0] not in given or d[0] in seen) for b in blocks]
+        blocks = [tuple(d for d in b if d[0] not in state or d[0] in seen) for b in blocks]
         for k, block in enumerate(blocks):
             state |= self._draw(graph, block, state, noise, audible, given, seen, batch, k >= len(blocks) - grad)
         return state
@@ -399,7 +418,7 @@ def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]
 
     A variable that hears somebody who is drawn again later does not end on its conditional and is left out.
     """
-    present, when, last = set(chain.given), {}, {}
+    present, when, last = set(chain.there), {}, {}
     for t, block in enumerate(chain.draws(steps)):
         names = [v for v, _ in block]
         for v, hears in block:

@@ -5,6 +5,10 @@ A critic scores pairs, s_c those of the clamped chain and s_u those of the uncla
     non-saturating   critic  softplus(-s_c) + softplus(s_u)      graph  softplus(s_c) + softplus(-s_u)
     relativistic     critic  softplus(-(s_c - s_u))              graph  softplus(s_c - s_u)
 
+A cycle loss may stand beside the graph's, z ~ q(z|x) of the clamped chain (ALICE, Li et al. 2017, https://arxiv.org/abs/1709.01215):
+
+    cycle * E |x - E[x|z]|^2 / dim
+
 R1 + R2 (Roth et al. 2017, https://arxiv.org/abs/1705.09367; Huang et al. 2024, https://arxiv.org/abs/2501.05441):
 
     sum_v gamma_v / 2 * ( E_clamped |dD/dv|^2 + E_unclamped |dD/dv|^2 )
@@ -58,12 +62,14 @@ class Game:
         gamma: variable -> weight of its R1 + R2 penalty, >= 0; variables that are not named go unpenalised.
         lazy: the penalty is taken every `lazy` steps, `lazy` times as strong (Karras et al. 2020, arXiv 1912.04958).
         rescale: whether one backward pass through the critic serves both players.
+        cycle: weight of the cycle loss, >= 0.
     """
 
     loss: str = "nonsaturating"
     gamma: Mapping[str, float] = field(default_factory=dict)
     lazy: int = 1
     rescale: bool = True
+    cycle: float = 0.0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -72,9 +78,12 @@ class Game:
             raise ValueError(f"lazy is an interval in steps, >= 1: got {self.lazy}")
         if bad := {v: g for v, g in self.gamma.items() if g < 0}:
             raise ValueError(f"a penalty's gamma must be >= 0: got {bad}")
+        if not self.cycle >= 0:
+            raise ValueError(f"cycle is a weight >= 0: got {self.cycle}")
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
-             critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {}) -> Outcome:  # fmt: skip
+             critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
+             missed: Tensor | None = None) -> Outcome:  # fmt: skip
         """Both players' gradients from one graph of computation.
 
         Arguments:
@@ -82,6 +91,7 @@ class Game:
             graph_parameters, critic_parameters: what each player may change.
             step: decides whether the lazy penalty is due.
             audible: variable -> bool (B,); the critics read a variable only there, on both sides alike, penalties included.
+            missed: E |x - E[x|z]|^2 / dim of the clamped chain, with its gradient history; None for no cycle loss.
         """
         critic_total, slopes, diagnostics = None, {}, {}
         for name, critic in critics.items():
@@ -90,7 +100,11 @@ class Game:
             for end, slope in move.slopes.items():
                 slopes[end] = slopes[end] + slope if end in slopes else slope
             _count(diagnostics, name, move.diagnostics)
-        graph_grads = _backward(slopes, {"clamped": clamped, "unclamped": unclamped}, graph_parameters)
+        states, extra = {"clamped": clamped, "unclamped": unclamped}, None
+        if missed is not None:
+            extra = self.cycle * missed
+            diagnostics["loss_cycle"] = extra.detach()
+        graph_grads = _backward(slopes, states, graph_parameters, extra)
         return Outcome(graph_grads, critic_total, diagnostics)
 
     def _round(self, critic, clamped, unclamped, parameters, step, audible) -> "_Move":
@@ -173,14 +187,17 @@ def _score(critic: Critic, leaves: Mapping[tuple[str, str], Tensor], audible: Au
 
 
 def _backward(
-    slopes: Mapping[tuple[str, str], Tensor], states: Mapping[str, State], parameters: Sequence[Tensor]
-) -> list[Tensor]:
-    """The graph's gradient, given the slope of its loss on the chains' last states."""
+    slopes: Mapping[tuple[str, str], Tensor], states: Mapping[str, State], parameters: Sequence[Tensor],
+    extra: Tensor | None = None
+) -> list[Tensor]:  # fmt: skip
+    """The graph's gradient, given the slope of its loss on the chains' last states, and a further term of that loss."""
     ends = {(side, v): states[side][v] for side, v in slopes if states[side][v].requires_grad}
-    if not ends:
+    roots, slope = list(ends.values()), [slopes[end].to(x.dtype) for end, x in ends.items()]
+    if extra is not None:
+        roots, slope = [*roots, extra], [*slope, torch.ones_like(extra)]
+    if not roots:
         return [torch.zeros_like(p) for p in parameters]
-    slope = [slopes[end].to(x.dtype) for end, x in ends.items()]
-    return _zeros(grad(list(ends.values()), parameters, slope, allow_unused=True), parameters)
+    return _zeros(grad(roots, parameters, slope, allow_unused=True), parameters)
 
 
 def _count(diagnostics: dict[str, Tensor], critic: str, found: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ A neighbour that is absent from the state, or silent for an example, adds nothin
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -130,16 +131,53 @@ class Conditional(Reader):
         return self.family.draw(self.eta(state, batch, audible), noise)
 
 
+class Moments(nn.Module):
+    r"""A Gaussian that follows the draws of a variable, N(m, S - m m^T), from which a chain may start.
+
+    With every batch, whose means over all ranks are E z and E z z^T,
+
+        m <- m + r (E z - m),    S <- S + r (E z z^T - S),    from m = 0, S = 1: the prior N(0, 1)
+
+    Arguments:
+        shape: of the variable, without the batch; d is its size.
+        rate: r; the horizon is 1 / r batches.
+    """
+
+    def __init__(self, shape: Sequence[int], rate: float = 0.01):
+        super().__init__()
+        self.shape, self.rate = tuple(shape), rate
+        self.register_buffer("first", torch.zeros(prod(shape)))  # m (d,)
+        self.register_buffer("second", torch.eye(prod(shape)))  # S (d, d)
+
+    @staticmethod
+    def of(value: Tensor) -> list[Tensor]:
+        """E z (d,) and E z z^T (d, d) of a batch (B, *shape)."""
+        z = value.flatten(1)
+        return [z.mean(0), z.T @ z / len(z)]
+
+    def follow(self, first: Tensor, second: Tensor) -> None:
+        """Takes a batch's part in."""
+        self.first.lerp_(first, self.rate)
+        self.second.lerp_(second, self.rate)
+
+    def draw(self, batch: int, noise: Noise) -> Tensor:
+        """Draws (batch, *shape)."""
+        # Unchecked, since a check waits for the device; what is not finite shows in the losses.
+        root = torch.linalg.cholesky_ex(self.second - self.first.outer(self.first)).L
+        return (self.first + noise.normal((batch, len(root)), root.dtype) @ root.T).unflatten(1, self.shape)
+
+
 def _exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Graph(nn.Module):
-    """Conditionals by name."""
+    """Conditionals by name, and moments of those variables that a chain starts from their moments."""
 
-    def __init__(self, conditionals: Mapping[str, Conditional]):
+    def __init__(self, conditionals: Mapping[str, Conditional], learned: Iterable[str] = ()):
         super().__init__()
         self.conditionals = nn.ModuleDict(conditionals)
+        self.moments = nn.ModuleDict({v: Moments(conditionals[v].shape) for v in learned})
 
     def __getitem__(self, name: str) -> Conditional:
         return self.conditionals[name]
@@ -162,7 +200,9 @@ class Graph(nn.Module):
         return {v: self[v].draw(present, batch, noise, audible) for v in block}
 
 
-def build_graph(variables: Mapping[str, Mapping], networks: Mapping[str, Mapping]) -> Graph:
+def build_graph(
+    variables: Mapping[str, Mapping], networks: Mapping[str, Mapping], learned: Iterable[str] = ()
+) -> Graph:
     """A graph from plain arguments.
 
     Arguments:
@@ -170,13 +210,17 @@ def build_graph(variables: Mapping[str, Mapping], networks: Mapping[str, Mapping
             "prior" and "head"}.  A head is {"network": name, "shape": [...]}, the second being the shape of the summed
             features.  A network named with a trailing ".T" is the transpose of the linear one of that name.
         networks: name -> description for `build_message`.
+        learned: the variables that a chain starts from their moments.
 
     Raises:
-        ValueError: an unknown neighbour, network or option, named.
+        ValueError: an unknown neighbour, network or option, named; moments of what is no Gaussian.
     """
+    if bad := sorted(v for v in learned if variables.get(v, {}).get("family") != "gaussian"):
+        raise ValueError(f"a chain starts {', '.join(bad)} from moments, which are a Gaussian variable's alone")
     shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()}
     tied: dict[str, Linear] = {}
-    return Graph({v: _conditional(v, dict(options), shapes, networks, tied) for v, options in variables.items()})
+    made = {v: _conditional(v, dict(options), shapes, networks, tied) for v, options in variables.items()}
+    return Graph(made, learned)
 
 
 def _conditional(name: str, options: dict, shapes: Mapping, networks: Mapping, tied: dict) -> Conditional:

@@ -135,6 +135,18 @@ class Deconv(Conv):
         return self.net(self.lead(x if isinstance(self.lead, nn.Identity) else x.flatten(1)))
 
 
+class Identity(nn.Module):
+    """The value as it is: with `points` of a tiny scale a variable is another's copy, for neighbours of its own to hear."""
+
+    def __init__(self, source: Shape, target: Shape):
+        super().__init__()
+        if source != target:
+            raise ValueError(f"the identity leads from {_show(source)} to {_show(source)}, not to {_show(target)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class Linear(nn.Module):
     """One matrix without bias (biases belong to the prior), read forward here and backward by its `Transposed`."""
 
@@ -174,7 +186,7 @@ def _show(shape: Shape) -> str:
     return " x ".join(map(str, shape))
 
 
-KINDS = {"mlp": Mlp, "conv": Conv, "deconv": Deconv, "linear": Linear}
+KINDS = {"mlp": Mlp, "conv": Conv, "deconv": Deconv, "linear": Linear, "identity": Identity}
 
 
 def build_message(network: Mapping, source: Shape, target: Shape) -> nn.Module:

@@ -27,11 +27,13 @@ from .noise import Noise, seed_of
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
 
 
-def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), **options) -> Chain:
+def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), learned=(), **options) -> Chain:
     """A chain from plain arguments; `mode` maps a variable to {"clamped": bool, "potency": float}."""
     steps = steps if isinstance(steps, int) else tuple(steps)
     stances = {v: Stance(**stance) for v, stance in mode.items()}
-    return Chain(tuple(start), tuple(blocks), steps, mode=stances, present=tuple(present), **options)
+    return Chain(
+        tuple(start), tuple(blocks), steps, mode=stances, present=tuple(present), learned=tuple(learned), **options
+    )
 
 
 def _possible(chain: Chain, given: State) -> Chain:
@@ -47,9 +49,11 @@ def holding(chain: Chain, given: State) -> Chain:
 
 def check_names(graph: Graph, chain: Chain) -> None:
     """Refuses a chain that names unknown variables or hears along edges that are none."""
-    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode) | chain.given
+    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode) | chain.there
     if unknown := sorted(named - set(graph)):
         raise ValueError(f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(graph)}")
+    if unknown := sorted(set(chain.learned) - set(graph.moments)):
+        raise ValueError(f"a chain starts {', '.join(unknown)} from moments that were not followed when it was trained")
     for v, hears in (draw for block in chain.draws(1) for draw in block):
         if deaf := sorted((hears or set()) - graph.neighbours(v) - {""}):
             raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
@@ -101,11 +105,11 @@ class GibbsNet(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
+        self.clamped, self.unclamped = build_chain(**chains["clamped"]), build_chain(**chains["unclamped"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "weights"))
-            self.graph = build_graph(graph, networks)
+            self.graph = build_graph(graph, networks, self.unclamped.learned)
             self.critics = build_critics(critics, graph, networks)
-        self.clamped, self.unclamped = build_chain(**chains["clamped"]), build_chain(**chains["unclamped"])
         self.game = Game(**game)
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -118,18 +122,20 @@ class GibbsNet(LightningModule):
     def check(self) -> None:
         """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
         conditional is invisible to."""
+        if self.clamped.present or self.clamped.dream_every or self.clamped.learned or self.clamped.rise:
+            raise ValueError(
+                "the clamped chain *is* the present: present, dream_every, learned and rise are the unclamped chain's"
+            )
         for chain in (self.clamped, self.unclamped):
             check_names(self.graph, chain)
-            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.given
+            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there
             for name, critic in self.critics.items():
                 if absent := sorted(set(critic.messages) - held):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
-        if self.clamped.present or self.clamped.dream_every:
-            raise ValueError("the clamped chain *is* the present: present and dream_every are the unclamped chain's")
-        for step in (0, 1):  # with dream_every two games alternate
-            check_pairing(self.graph, self.clamped, self.unclamped.during(step))
+        for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
+            check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
 
     # What the model is
 
@@ -175,6 +181,8 @@ class GibbsNet(LightningModule):
                     buffer.copy_(value)
             else:
                 self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
+                for v, moments in self.graph.moments.items():
+                    moments.follow(*self._reduce(moments.of(real[v].to(moments.first.dtype))))
                 self._follow()
             self.step += 1
             self.images += noise.ranks * len(batch["x"])
@@ -198,7 +206,8 @@ class GibbsNet(LightningModule):
     def contest(self, real: State, fake: State, noise: Noise, step: int) -> Outcome:
         """The game between two chains' last states."""
         audible = self._audible(noise, len(real["x"]), step)
-        return self.game.play(self.critics, real, fake, *self._players, step, audible)
+        missed = self._missed(self.graph, real).square().mean() if self.game.cycle else None
+        return self.game.play(self.critics, real, fake, *self._players, step, audible, missed)
 
     def _held(self, values: State) -> State:
         """Those values that the clamped chain holds, in the weights' precision."""
@@ -304,11 +313,12 @@ class GibbsNet(LightningModule):
         return Noise(*key, device=self.device, rank=rank, ranks=ranks)
 
     def start_from(self, mean: Tensor) -> None:
-        """Sets x's learned prior to the data's mean, shape of x: every conditional begins there."""
-        x = self.graph["x"]
-        if x.prior.requires_grad:
-            for conditional in (x, self.ema.module["x"]):
-                conditional.prior.data.copy_(x.family.fit(mean))
+        """Sets the learned prior of x, and of all that is of its kind, to the data's mean, shape of x."""
+        kind = type(self.graph["x"].family)
+        for v in self.graph:
+            if self.graph[v].prior.requires_grad and isinstance(self.graph[v].family, kind):
+                for conditional in (self.graph[v], self.ema.module[v]):
+                    conditional.prior.data.copy_(conditional.family.fit(mean))
 
     # Sampling: with the averaged weights, without gradient, keyed by the seed alone
 
@@ -356,9 +366,12 @@ class GibbsNet(LightningModule):
 
         It is what the latents do not know of x: far more than the noise that p(x|z) adds.
         """
-        state = self.infer(given, seed)
-        mean = self._ready()["x"].mean({v: x for v, x in state.items() if v != "x"}, len(state["x"]))
-        return float((mean - state["x"]).square().mean().sqrt())
+        return float(self._missed(self._ready(), self.infer(given, seed)).square().mean().sqrt())
+
+    @staticmethod
+    def _missed(graph: Graph, state: State) -> Tensor:
+        """x less its mean given the latents of the state, shape of x."""
+        return state["x"] - graph["x"].mean({v: value for v, value in state.items() if v != "x"}, len(state["x"]))
 
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:
@@ -445,7 +458,8 @@ def build(config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
         raise ValueError(
             f"data.shape={graph['x']['shape']}, but {config['data']['name']} has {list(shape)}: correct it or null"
         )
-    graph["x"]["shape"] = list(shape)
+    for variable in graph.values():
+        variable["shape"] = variable["shape"] or list(shape)  # data.shape may be null
     networks = {name: network for name, network in config["network"].items() if name != "name"}
     kind = config["model"]["kind"]
     if kind not in MODELS:

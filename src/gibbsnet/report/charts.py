@@ -19,8 +19,8 @@ OVER_STEPS = ("class_frechet_ratio", "class_score", "joint_distance", "share", "
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
-# Okabe and Ito's colours without black and yellow, for lines on white.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's colours without black and yellow, for lines on white, and two that can be told from them.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#7f7f7f")
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:

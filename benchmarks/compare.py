@@ -1,0 +1,160 @@
+r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=21,22,23,24,25] [models=ali,gibbsnet,...] [data.root=data]
+
+DATA is ring, grid, digits or mnist.  All contenders have the same networks, bounds, critic, losses and average of the weights,
+and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20 rounds,
+printed; STEPS holds what came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes
+docs/comparison.json, .md and docs/figures/comparison_DATA.png.  A run that is finished is not run again; run folders:
+runs/compare/DATA/MODEL/SEED.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from time import process_time
+
+import torch
+
+from benchmarks.contenders import ready
+from benchmarks.runs import curves, finished, matches, numbers, options, paired, summary, table
+from gibbsnet import plots
+from gibbsnet.config import load
+
+DATA = ("ring", "grid", "digits", "mnist")
+BASE = "ali_floor"  # what differences are taken from
+ALI = ["model=ali", "chains.unclamped.steps=0"]
+# Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there.
+CONTENDERS = {
+    "ali": [*ALI, "size.floor={own}"],
+    "ali_floor": [*ALI, "size.floor={floor}"],
+    "ali_cycle": [*ALI, "size.floor={floor}", "game.cycle=1.0"],
+    "gibbsnet": ["model=gibbsnet"],
+    "gibbsnet_cut": ["model=gibbsnet", "chains.unclamped.grad_draws=1"],
+    "untied": ["model={untied}", "chains.unclamped.steps=0"],
+}
+SWEPT = {
+    "ring": "untied",
+    "grid": "untied",
+    "digits": "untied3",
+    "mnist": "untied3",
+}  # as deep as GibbsNet's chain there
+FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.3), "digits": (0.3, 0.5), "mnist": (0.3, 0.5)}  # ALI's own, GibbsNet's
+TOY = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_cut": 9200, "untied": 7700}
+STEPS = {
+    "ring": TOY,
+    "grid": TOY,
+    "digits": {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 12000, "gibbsnet_cut": 13400, "untied": 8000},
+    "mnist": {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_cut": 11600, "untied": 6400},
+}  # fmt: skip
+EVERYWHERE = [
+    "latent/*/probe_accuracy", "latent/*/non_gaussianity", "chain/switch_rate", "reconstruction/*/mse",
+    "reconstruction/*/same_class", "train/steps", "train/cpu_seconds",
+]  # fmt: skip
+AT = (0, 1, 3, 10, 100, 1000)
+IMAGES = ["samples/class_score", "samples/class_frechet_ratio", *(f"chain/{i}/class_frechet_ratio" for i in AT),
+          *(f"chain/{i}/joint_distance" for i in AT), "chain/1000/classes", *EVERYWHERE]  # fmt: skip
+TOYS = ["samples/modes", "samples/share", "samples/sliced_wasserstein",
+        *(f"chain/{i}/{name}" for name in ("modes", "share", "joint_distance") for i in AT), *EVERYWHERE]  # fmt: skip
+BAND = ["reference/test/joint_distance", "reference/test/joint_distance_shuffled"]
+
+
+def rows(data: str) -> list[str]:
+    """What is compared."""
+    return [*(TOYS if data in ("ring", "grid") else IMAGES), *BAND]
+
+
+def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
+    """A contender's command line, without its seed and steps."""
+    own, floor = FLOORS[data]
+    chosen = [s.format(own=own, floor=floor, untied=SWEPT[data]) for s in CONTENDERS[model]]
+    return [f"experiment={data}", f"data={data}", *chosen, *more]
+
+
+def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
+    """One finished and evaluated run."""
+    where = Path("runs", "compare", data, model, str(seed))
+    return finished([*settings(data, model), f"steps={STEPS[data][model]}", f"seed={seed}", f"run={where}", *more])
+
+
+def clock(data: str, models: Sequence[str], rounds: int, calls: int = 50) -> dict[str, float]:
+    """CPU milliseconds of a training step, the median over rounds of A B C A B C ...; a mean over calls, for N is random."""
+    work, times = {}, {m: [] for m in models}
+    for m in models:
+        config = load(settings(data, m))
+        module = ready(config, tuple(config["data"]["shape"]), torch.device("cpu"))
+        x = torch.rand(config["data"]["batch_size"], *config["data"]["shape"]) * 2 - 1
+        work[m] = module, {"x": x}
+    for _ in range(rounds):
+        for m, (module, batch) in work.items():
+            start = process_time()
+            for _ in range(calls):
+                module._trainer.global_step += 1
+                module.training_step(batch)
+            times[m].append(1e3 * (process_time() - start) / calls)
+    return {m: median(t) for m, t in times.items()}
+
+
+def equal_time(ms: Mapping[str, float], steps: int) -> dict[str, int]:
+    """Step counts, to the hundred, that take as long as `steps` of GibbsNet's."""
+    return {m: round(steps * ms["gibbsnet"] / t / 100) * 100 for m, t in ms.items()}
+
+
+def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
+    """What is recorded: of every model the numbers of its seeds, and draws the curves."""
+    folders = {m: [] for m in models}
+    for seed in seeds:
+        for m in models:
+            folders[m].append(run(data, m, seed, more))
+    metrics = {m: [json.loads((f / "metrics.json").read_text()) for f in found] for m, found in folders.items()}
+    plots.save(curves(data, metrics), Path("docs", "figures", f"comparison_{data}.png"))
+    return {"seeds": list(seeds), "models": {m: [kept(numbers(f), data) for f in fs] for m, fs in folders.items()}}
+
+
+def kept(found: Mapping[str, float], data: str) -> dict[str, float]:
+    """Those numbers of a run that are compared."""
+    return {n: found[n] for row in rows(data) for n in matches(row, {data: found}) if n in found}
+
+
+def section(data: str, found: Mapping) -> list[str]:
+    """A data set's part of docs/comparison.md."""
+    models = found["models"]
+    text = [f"## {data}", "", f"`python -m benchmarks.compare {data}`, seeds {', '.join(map(str, found['seeds']))}", ""]
+    text += [*table({m: summary(seeds) for m, seeds in models.items()}, rows(data)), ""]
+    if BASE in models and len(models) > 1:
+        differences = {m: summary(paired(seeds, models[BASE])) for m, seeds in models.items() if m != BASE}
+        compared = [row for row in rows(data) if row not in BAND and not row.startswith("train/")]
+        text += [f"Less {BASE}, seed by seed:", "", *table(differences, compared, sign="+"), ""]
+    return [*text, f"![{data}](figures/comparison_{data}.png)", ""]
+
+
+def page(record: Mapping) -> list[str]:
+    """docs/comparison.md."""
+    head = ["# ALI against GibbsNet", "", "Median over seeds [least .. greatest]; what was expected and what it says: "]
+    head[-1] += "[findings.md](findings.md). Names: [metrics.md](metrics.md)."
+    return [*head, "", *(line for data in DATA if data in record for line in section(data, record[data]))]
+
+
+def main(arguments: Sequence[str]) -> None:
+    data = arguments[0] if arguments else ""
+    if data not in DATA:
+        raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
+    chosen, more = options(arguments[1:], seeds="21,22,23,24,25", models=",".join(CONTENDERS), clock="0")
+    models, seeds = chosen["models"].split(","), [int(seed) for seed in chosen["seeds"].split(",")]
+    if unknown := sorted(set(models) - set(CONTENDERS)):
+        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(CONTENDERS)}")
+    if rounds := int(chosen["clock"]):
+        ms = clock(data, models, rounds)
+        print(ms, equal_time(ms, load([f"experiment={data}"])["steps"]), sep="\n")
+        return
+    path = Path("docs", "comparison.json")
+    found = measure(data, models, seeds, more)
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record[data] = found
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    Path("docs", "comparison.md").write_text("\n".join(page(record)))
+    print("\n".join(section(data, found)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

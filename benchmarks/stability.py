@@ -1,0 +1,119 @@
+r"""How stable a chain is: python -m benchmarks.stability [seeds=1,2,3] [data=digits] [models=n0,n3] [steps=12000]
+
+GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
+N sweeps, N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
+chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
+docs/figures/stability_DATA.png.  What is finished is not run again; run folders: runs/stability/DATA/VARIANT/SEED.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.runs import curves, flat, options, summary, table, trained
+from gibbsnet import plots
+from gibbsnet.config import folder
+from gibbsnet.evaluate import write_json
+from gibbsnet.evaluation import evaluate
+from gibbsnet.prepare import datamodule, prepare
+from gibbsnet.train import load_run
+
+CHAIN = "chains.unclamped"
+VARIANTS = {
+    "n0": [f"{CHAIN}.steps=0"],
+    "n1": [f"{CHAIN}.steps=1"],
+    "n3": [f"{CHAIN}.steps=3"],
+    "random": [f"{CHAIN}.steps=[0,3]"],
+    "persistent": [f"{CHAIN}.steps=[1,3]", f"{CHAIN}.persistent=0.9"],
+    "unshared": ["model=unshared", f"{CHAIN}.steps=[0,3]"],
+    "learned": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.learned=[z]"],
+    "n10": [f"{CHAIN}.steps=10"],
+    "rising": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.rise=6000"],
+}
+USUAL = list(VARIANTS)[:7]  # the others on request
+GRID = (0, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
+SHOWN = (0, 1, 3, 10, 30, 100, 300, 1000)
+SCORES = ("joint_distance", "class_frechet_ratio", "class_score", "share", "modes")
+BAND = "reference/test/joint_distance"
+
+
+def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
+    """A finished run's scores."""
+    where = Path("runs", "stability", data, variant, str(seed))
+    config = trained(
+        [f"experiment={data}", "model=gibbsnet", f"data={data}", f"seed={seed}", f"run={where}", *VARIANTS[variant], *more]
+    )  # fmt: skip
+    path = folder(config) / "stability.json"
+    if not path.exists():
+        write_json(score(config), path)
+    return json.loads(path.read_text())
+
+
+def score(config: Mapping) -> dict:
+    """metrics.json's numbers at every i of GRID."""
+    data, wanted = datamodule(config), config["evaluation"]
+    module = load_run(folder(config), config, data.shape)
+    return evaluate(
+        module, data.data, prepare(config), seed=wanted["seed"], samples=wanted["samples"], steps=GRID, inception=None
+    )
+
+
+def rows(found: Mapping[str, Mapping]) -> list[str]:
+    """What the table shows of what there is."""
+    names = {name for numbers in found.values() for name in numbers}
+    wanted = [f"chain/{i}/{score}" for score in SCORES for i in SHOWN]
+    more = ["chain/switch_rate", "latent/z/probe_accuracy", "latent/z/non_gaussianity", "reconstruction/z/mse",
+            "reconstruction/z/same_class", BAND, f"{BAND}_shuffled"]  # fmt: skip
+    return [name for name in [*wanted, *more] if name in names]
+
+
+def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
+    """What is recorded, variant -> metric -> its spread; and draws the curves."""
+    metrics = {v: [run(data, v, seed, more) for seed in seeds] for v in variants}
+    rates = {v: [m["chain"]["switch_rate"] or 0 for m in seeds] for v, seeds in metrics.items()}
+    named = {f"{v} (switch rate {median(rates[v]):.2f})": seeds for v, seeds in metrics.items()}
+    plots.save(curves(data, named), Path("docs", "figures", f"stability_{data}.png"))
+    found = {v: summary([dict(flat(m)) for m in seeds]) for v, seeds in metrics.items()}
+    shown = {*rows(found), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
+    return {
+        "seeds": list(seeds),
+        "models": {v: {n: s for n, s in numbers.items() if n in shown} for v, numbers in found.items()},
+    }
+
+
+def section(data: str, found: Mapping) -> list[str]:
+    """A data set's part of docs/stability.md."""
+    seeds = ", ".join(map(str, found["seeds"]))
+    text = [f"## {data}", "", f"`python -m benchmarks.stability data={data}`, seeds {seeds}", ""]
+    return [*text, *table(found["models"], rows(found["models"])), "", f"![{data}](figures/stability_{data}.png)", ""]
+
+
+def page(record: Mapping) -> list[str]:
+    """docs/stability.md."""
+    head = [
+        "# How stable the chains are",
+        "",
+        "Median over seeds [least .. greatest]; what was expected and what it says: ",
+    ]
+    head[-1] += f"[findings.md](findings.md). Names: [metrics.md](metrics.md); `{BAND}` is the band."
+    return [*head, "", *(line for data, found in record.items() for line in section(data, found))]
+
+
+def main(arguments: Sequence[str]) -> None:
+    chosen, more = options(arguments, seeds="1,2,3", data="digits", models=",".join(USUAL))
+    variants, seeds = chosen["models"].split(","), [int(seed) for seed in chosen["seeds"].split(",")]
+    if unknown := sorted(set(variants) - set(VARIANTS)):
+        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(VARIANTS)}")
+    found = measure(chosen["data"], variants, seeds, more)
+    path = Path("docs", "stability.json")
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record[chosen["data"]] = found
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    Path("docs", "stability.md").write_text("\n".join(page(record)))
+    print("\n".join(section(chosen["data"], found)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,213 @@
+"""The commands that compare: their contenders are what they are called, and they run end to end."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks import approach, compare, runs, stability
+from gibbsnet.chain import Chain
+from gibbsnet.config import choices, load
+from gibbsnet.data import DataModule
+from gibbsnet.evaluation.yardsticks import yardstick
+from gibbsnet.modules import build
+from gibbsnet.noise import Noise
+from tests.models import module, tabled, unclamped_laws
+from tests.test_claims import kernel, world
+
+B = 6
+
+
+def contender(name, data="digits"):
+    config = load(compare.settings(data, name))
+    return build(config, tuple(config["data"]["shape"])).double()
+
+
+def points(n=B):
+    return Noise(0, "points").normal((n, 2), torch.float64)
+
+
+# The contenders
+
+
+@pytest.mark.parametrize("data", ["ring", "digits"])
+def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
+    configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
+    plain, base, cycle, gibbs, cut, _ = configs.values()
+    for config in configs.values():
+        for part in ("network", "critics", "optim", "penalty", "data"):
+            assert config[part] == base[part], part
+        assert config["graph"]["x"] == base["graph"]["x"] and config["size"]["z"] == base["size"]["z"]
+        assert config["graph"]["z"]["bound"] == base["graph"]["z"]["bound"]
+    own, floor = compare.FLOORS[data]
+    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 5]
+    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 0]
+    assert all(c["game"] == base["game"] for c in configs.values())
+    assert plain["chains"] == base["chains"] == cycle["chains"]
+    assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, cut)] == [3, 1]
+    assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"]
+    assert compare.STEPS[data]["gibbsnet"] == base["steps"]
+    assert all(steps.keys() == set(compare.CONTENDERS) for steps in compare.STEPS.values())
+
+
+def test_a_cut_chain_s_gradient_never_reaches_the_encoder():
+    """Whatever N is: of the unclamped chain the decoder alone learns."""
+    reached = {}
+    for name in ("gibbsnet", "gibbsnet_cut"):
+        m = contender(name)
+        for step in range(12):
+            end = m.unclamped.run(m.graph, Noise(step), batch=B)
+            parts = [list(m.graph[v].messages.parameters()) for v in "zx"]
+            total = end["x"].square().sum() + end["z"].square().sum()
+            slopes = [torch.autograd.grad(total, p, allow_unused=True, retain_graph=True) for p in parts]
+            reached.setdefault(name, set()).add(any(s is not None for s in slopes[0]))
+            assert all(s is not None and s.any() for s in slopes[1])
+    assert reached == {"gibbsnet": {False, True}, "gibbsnet_cut": {False}}
+
+
+@pytest.mark.parametrize("model, sweeps", [("untied", 1), ("untied3", 3)])
+def test_an_untied_generator_is_as_deep_as_the_chain_unrolled_and_shares_nothing(model, sweeps):
+    m, chain = module(model), Chain(["z", "x"], ["z", "x"], sweeps)
+    (unrolled, mine) = (
+        [v[0] for block in c.draws(n) for v, _ in block] for c, n in ((chain, sweeps), (m.unclamped, 0))
+    )
+    assert mine == unrolled and m.unclamped.grad_draws == len(mine)
+    maps = [message for v in m.graph for message in m.graph[v].messages.values()]
+    assert len(maps) == len(mine) and len({id(p) for net in maps for p in net.parameters()}) == sum(
+        len(list(net.parameters())) for net in maps
+    )
+    assert set(m.critics["joint"].messages) == {"x", "z"} and m.latents == ["z"]
+    hidden = m.graph["z"].messages["x"].net[1].weight
+    with torch.no_grad():
+        before, sampled = m.infer({"x": points()}, 0)["z"], next(m.trajectory(B, 0))["x"]
+        m.ema.module["z"].messages["x"].net[1].weight.add_(1.0)
+    assert not torch.equal(m.infer({"x": points()}, 0)["z"], before) and hidden.requires_grad
+    assert torch.equal(next(m.trajectory(B, 0))["x"], sampled), "samples owe nothing to the encoder of the data"
+
+
+def test_an_unshared_encoder_is_the_chain_s_alone():
+    m = module("unshared")
+    own, other = (m.graph["z"].messages[u] for u in ("xa", "x"))
+    state = m.unclamped.init(m.graph, Noise(0), batch=B)
+    assert (state["xa"] - state["x"]).abs().max() < 6e-4
+    end = Chain(m.unclamped.start, m.unclamped.blocks, 2, grad_draws=5).run(m.graph, Noise(0), batch=B)
+    total = end["x"].square().sum() + end["z"].square().sum()
+    mine, theirs = (
+        torch.autograd.grad(total, list(net.parameters()), allow_unused=True, retain_graph=True) for net in (own, other)
+    )
+    assert all(g is not None and g.any() for g in mine) and all(g is None for g in theirs)
+    with torch.no_grad():
+        before = m.infer({"x": points()}, 0)["z"]
+        m.ema.module["z"].messages["xa"].net[1].weight.add_(1.0)
+    assert torch.equal(m.infer({"x": points()}, 0)["z"], before)
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_may_have_a_cycle_loss(model):
+    """0.5 * mean (x - E[x | its latents])^2 on the clamped chain's draws, and nothing else."""
+    m, plain = (module(model, "ring", f"game.cycle={c}") for c in (0.5, 0.0))
+    a, b = (net.play({"x": points()}, Noise(0)) for net in (m, plain))
+    real, _ = plain.pairs({"x": points()}, Noise(0))
+    decoded = plain.graph["x"].prior + sum(message(real[u]) for u, message in plain.graph["x"].messages.items())
+    loss = 0.5 * ((points() - decoded) ** 2).sum() / (2 * B)
+    free = [p for p in plain.graph.parameters() if p.requires_grad]
+    alone = torch.autograd.grad(loss, free, allow_unused=True)
+    for with_cycle, without, g in zip(a.graph, b.graph, alone, strict=True):
+        assert torch.allclose(with_cycle, without + (0 if g is None else g), atol=1e-12)
+    assert torch.allclose(a.diagnostics["loss_cycle"], loss) and "loss_cycle" not in b.diagnostics
+
+
+# The commands
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Trainings of some steps, scored by few samples; on points, where that is fast."""
+    monkeypatch.setitem(compare.STEPS, "ring", dict.fromkeys(compare.CONTENDERS, 4))
+    monkeypatch.setattr(stability, "GRID", (0, 1, 3))
+    monkeypatch.setattr("gibbsnet.plots.figures", lambda *a, **k: ())
+    return ["every.log=2", "every.validate=4", "every.checkpoint=4", "evaluation.samples=40", "evaluation.steps=[0,1]",
+            "trainer.accelerator=cpu", "trainer.progress=false"]  # fmt: skip
+
+
+def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, tmp_path, capsys):
+    wanted = ["ring", "seeds=1,2", "models=ali_floor,gibbsnet", *short]
+    compare.main(wanted)
+    record = json.loads((tmp_path / "docs/comparison.json").read_text())["ring"]
+    share = {m: [s["samples/share"] for s in seeds] for m, seeds in record["models"].items()}
+    assert record["seeds"] == [1, 2] and all(len(s) == 2 for s in share.values())
+    page = (tmp_path / "docs/comparison.md").read_text()
+    differences = sorted(b - a for a, b in zip(*share.values(), strict=True))
+    low, high = (f"{d:+.4g}" for d in differences)
+    row = next(line for line in page.partition("Less ali_floor")[2].splitlines() if "samples/share" in line)
+    assert (f"[{low} .. {high}]" in row) == (low != high) and "ali_floor" not in row
+    assert (tmp_path / "docs/figures/comparison_ring.png").stat().st_size < 200 * 1024
+    monkeypatch.setattr(runs, "evaluate", lambda config: pytest.fail("evaluated again"))
+    compare.main(wanted)
+    assert (tmp_path / "docs/comparison.md").read_text() == page
+
+
+def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
+    stability.main(["data=ring", "seeds=1", "models=n0,unshared,learned", "steps=4", *short])
+    record = json.loads((tmp_path / "docs/stability.json").read_text())["ring"]
+    assert record["models"].keys() == {"n0", "unshared", "learned"}
+    assert all(f"chain/{i}/joint_distance" in record["models"]["n0"] for i in (0, 1, 3))
+    assert "reference/test/joint_distance" in (tmp_path / "docs/stability.md").read_text()
+    assert (tmp_path / "docs/figures/stability_ring.png").stat().st_size < 200 * 1024
+
+
+@pytest.mark.parametrize(
+    "command, arguments, words",
+    [
+        (compare, [], "which data"),
+        (compare, ["ring", "models=vae"], "models=vae"),
+        (compare, ["ring", "sedes=1"], "unknown key 'sedes'"),
+        (stability, ["models=n7"], "models=n7"),
+        (approach, [], "which run"),
+    ],
+)
+def test_what_is_not_there_is_one_line(command, arguments, words):
+    with pytest.raises(SystemExit, match=words):
+        command.main(arguments)
+
+
+@pytest.mark.parametrize("name", ["comparison", "stability"])
+def test_the_pages_are_those_of_the_records(name):
+    path = ROOT / "docs" / f"{name}.json"
+    if path.exists():
+        page = {"comparison": compare, "stability": stability}[name].page(json.loads(path.read_text()))
+        assert "\n".join(page) == (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def test_equal_time_is_more_steps_for_who_is_faster():
+    assert compare.equal_time({"ali": 5.0, "gibbsnet": 6.0, "untied": 8.0}, 8000) == {
+        "ali": 9600, "gibbsnet": 8000, "untied": 6000
+    }  # fmt: skip
+
+
+# The approach, on tables
+
+
+def test_the_second_eigenvalue_and_the_slope_are_found_on_tables():
+    _, _, q, _, p, _ = world(7, 4, 3, sharp=2.5)
+    second = torch.linalg.eigvals(torch.tensor(kernel(q, p))).abs().sort(descending=True).values[1]
+    g, n = tabled(q, p), 5000
+    start = {"z": torch.eye(3, dtype=torch.float64)[torch.zeros(n, dtype=torch.long)]}
+    states = zip(range(100), Chain(["z", "x"], ["z", "x"]).trajectory(g, Noise(0), start, batch=n), strict=False)
+    visited = torch.stack([state["x"].argmax(1) for _, state in states])
+    found, pi = approach.settles(approach.transitions([visited], 5, 1), 1)
+    assert found == pytest.approx(float(second), abs=0.02) and float(pi.sum()) == pytest.approx(1) and pi[4] == 0
+    expected = unclamped_laws(q, p, torch.eye(3).numpy()[0], 1000)[-1].sum(1)
+    assert (pi[:4] - torch.tensor(expected)).abs().max() < 0.01
+    distance = 0.4 * 0.9 ** torch.arange(60.0).double() + 1e-4
+    assert approach.rate(distance, 0.01) == pytest.approx(0.9, abs=0.005) and approach.rate(distance, 0.3) is None
+
+
+def test_the_approach_of_a_model_has_all_its_starts():
+    m, data = module("gibbsnet", "ring").float(), DataModule("ring")
+    data.setup()
+    found = approach.measure(m, yardstick(data.data, None, data.data.train), data, 200, 30)
+    assert found["distance"].keys() == {"one class", "N(0, 1)", "learned", "data"}
+    assert all(len(d) == 31 and 0 <= min(d) <= max(d) <= 1 for d in found["distance"].values())
+    assert 0 <= found["second"] <= 1 + 1e-6 and sum(found["pi"]) == pytest.approx(1)

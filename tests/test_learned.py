@@ -1,0 +1,133 @@
+"""A start that follows the clamped chain, and a number of sweeps that rises."""
+
+import pytest
+import torch
+
+from gibbsnet.chain import Chain, check_pairing
+from gibbsnet.config import load
+from gibbsnet.graph import Moments
+from gibbsnet.modules import GibbsNet, build
+from gibbsnet.noise import Noise
+from tests.models import GIBBS, graph, module, normal
+from tests.test_modules import B, batch, trained
+
+LEARNED = "chains.unclamped.learned=[z]"
+
+
+def test_moments_begin_at_the_prior_and_follow():
+    moments, values = Moments((2, 3), rate=0.3).double(), [normal(9, 2, 3, seed=k) + 1 for k in range(3)]
+    noise = Noise(0).normal((5, 6), torch.float64)
+    assert torch.equal(moments.draw(5, Noise(0)), noise.view(5, 2, 3)), "N(0, 1)"
+    first, second = torch.zeros(6).double(), torch.eye(6).double()
+    for value in values:
+        moments.follow(*Moments.of(value))
+        z = value.reshape(9, 6)
+        first = 0.7 * first + 0.3 * sum(z) / 9
+        second = 0.7 * second + 0.3 * sum(torch.outer(row, row) for row in z) / 9
+    assert torch.allclose(moments.first, first) and torch.allclose(moments.second, second)
+
+
+def test_draws_have_the_moments():
+    moments, n = Moments((2,), rate=1.0).double(), 40000
+    z = normal(500, 2) @ torch.tensor([[0.5, 0.0], [1.0, 0.2]]).double() + torch.tensor([2.0, -1.0]).double()
+    moments.follow(*Moments.of(z))
+    drawn, covariance = moments.draw(n, Noise(0)), torch.cov(z.T, correction=0)
+    assert ((drawn.mean(0) - z.mean(0)).abs() < 5 * (covariance.diagonal() / n).sqrt()).all()
+    scale = covariance.diagonal().outer(covariance.diagonal()).sqrt()
+    assert ((torch.cov(drawn.T) - covariance).abs() < 5 * scale * (2 / n) ** 0.5).all()
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_training_follows_the_clamped_chain_s_draws():
+    """With weights that stand still those draws can be made again."""
+    still = ["optim.lr=0.0", "optim.lr_critic=0.0"]
+    m, fresh = module("gibbsnet", "ring", LEARNED, *still), module("gibbsnet", "ring", LEARNED, *still)
+    trained(m, 4)
+    for k in range(4):
+        real, _ = fresh.pairs(batch(seed=k), Noise(0, k, "train"), k)
+        fresh.graph.moments["z"].follow(*Moments.of(real["z"].detach()))
+    found, expected = m.graph.moments["z"], fresh.graph.moments["z"]
+    assert torch.allclose(found.first, expected.first) and torch.allclose(found.second, expected.second)
+    assert found.first.any() and torch.equal(m.ema.module.moments["z"].second, found.second)
+    assert any(name == "graph.moments.z.second" for name in m.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_batch_without_a_step_moves_no_moments(monkeypatch):
+    m = module("gibbsnet", "ring", LEARNED)
+    monkeypatch.setattr(GibbsNet, "_update", lambda self, *_: self.optimizers().step() or True)
+    trained(m, 2)
+    assert not m.graph.moments["z"].first.any() and int(m.step) == 2
+
+
+def test_both_training_and_sampling_start_there():
+    m = module("gibbsnet", "ring", LEARNED, "chains.unclamped.steps=0")
+    for moments in (m.graph.moments["z"], m.ema.module.moments["z"]):
+        moments.first.fill_(7.0)
+        moments.second.copy_(49.0 + 1e-4 * torch.eye(2))
+    _, fake = m.pairs(batch(), Noise(0))
+    assert (fake["z"] - 7).abs().max() < 0.1
+    state = next(m.trajectory(B, 0))
+    assert (state["z"] - 7).abs().max() < 0.1 and state["x"].shape == (B, 2)
+    assert torch.equal(next(m.trajectory(B, 0, {"z": fake["z"]}))["z"], fake["z"]), "a given start is not drawn"
+    noise = Noise(3)
+    whole = m.pairs(batch(), noise)[1]["z"]
+    halves = [m.pairs({"x": batch()["x"][3 * r : 3 * r + 3]}, Noise(3, rank=r, ranks=2))[1]["z"] for r in range(2)]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+def test_the_pairing_rule_holds():
+    g = graph()
+    for steps in (0, 1, 2):
+        check_pairing(g, GIBBS[0], Chain(["z", "x"], ["z", "x"], steps, learned=["z"]))
+    with pytest.raises(ValueError, match="both chains end on z given x"):
+        check_pairing(g, GIBBS[0], Chain(["z", "x"], ["x", "z"], 1, learned=["z"]))
+
+
+@pytest.mark.parametrize(
+    "model, settings, words",
+    [
+        ("gibbsnet", ["chains.unclamped.learned=[w]"], "starts w from moments, which are a Gaussian variable's alone"),
+        ("gibbsnet", ["chains.unclamped.learned=[x]"], "starts x from moments"),
+        ("gibbsnet", ["chains.unclamped.rise=-1"], "rise is a number of batches >= 0: got -1"),
+        ("gibbsnet", ["chains.unclamped.rise=9", "chains.unclamped.persistent=0.5"], "persistent needs steps >= 1"),
+        ("gibbsnet", ["chains.unclamped.rise=9", "chains.unclamped.blocks=[x,z]"], "both chains end on z given x"),
+    ],
+)
+def test_refusals(model, settings, words):
+    with pytest.raises(ValueError, match=words):
+        build(load([f"model={model}", "data=ring", *settings]), (2,))
+
+
+@pytest.mark.parametrize("option", [{"learned": ["z"]}, {"rise": 3}])
+def test_they_are_the_unclamped_chain_s(option):
+    config = load(["model=gibbsnet", "data=ring"])
+    config["chains"]["clamped"] |= option
+    with pytest.raises(ValueError, match="the clamped chain"):
+        build(config, (2,))
+
+
+def test_a_chain_that_no_training_gave_moments_is_refused():
+    with pytest.raises(ValueError, match="starts z from moments that were not followed"):
+        next(module().trajectory(B, 0, chain=Chain(["z", "x"], learned=["z"])))
+
+
+def test_sweeps_rise():
+    chain = Chain(["z", "x"], ["z", "x"], (0, 3), rise=100)
+    ranges = {k: chain.during(k).range for k in (0, 24, 25, 50, 74, 75, 1000)}
+    assert ranges == {0: (0, 0), 24: (0, 0), 25: (0, 1), 50: (0, 2), 74: (0, 2), 75: (0, 3), 1000: (0, 3)}
+    assert chain.range == (0, 3) and chain.during(75).rise == 0
+    dreaming = Chain(["z", "x"], ["z", "x"], (0, 3), rise=100, present=["x"], dream_every=2)
+    assert dreaming.during(50).present == () and dreaming.during(51).present == ["x"]
+    lengths = {chain.during(60).length(Noise(k)) for k in range(40)}
+    assert lengths == {0, 1, 2}
+
+
+def test_a_game_early_in_the_rise_is_ali_s_and_a_late_one_gibbsnet_s():
+    rising, whole = module("gibbsnet", "ring", "chains.unclamped.rise=10"), module("gibbsnet")
+    ali = module("gibbsnet", "ring", "chains.unclamped.steps=0")
+    plays = [[m.play(batch(), Noise(k), step).graph for k in range(4)]
+             for m, step in ((rising, 0), (ali, 0), (rising, 10), (whole, 10))]  # fmt: skip
+    for a, b in (plays[:2], plays[2:]):
+        assert all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+    assert not all(torch.equal(x, y) for p, q in zip(*plays[1:3], strict=True) for x, y in zip(p, q, strict=True))
