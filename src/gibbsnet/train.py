@@ -148,6 +148,7 @@ def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer
     devices, nodes = processes(options)
 
     def begin(trainer: Trainer) -> None:
+        callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
         take(run, config, claimed)
         trainer.logger = tracker(run, config)
 
