@@ -9,7 +9,6 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 """
 
 import difflib
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from .files import replace
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
@@ -269,13 +270,8 @@ def folder(config: Mapping) -> Path:
 
 def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")  # the ranks of one training may write it at the same time
-    with part.open("w") as file:
-        yaml.safe_dump(dict(config), file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())  # after a power loss there is the old one or the new one
-    part.replace(path)
+    said = yaml.safe_dump(dict(config), sort_keys=False)
+    replace(path, lambda draft: draft.write_text(said))
 
 
 def read(run: str | Path) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .classifier import Judge, load_judge, save_judge, train_judge
 from .data import DataModule
+from .files import replace
 
 
 def prepare(config: Mapping) -> Judge | None:
@@ -30,7 +31,8 @@ def make_judge(data: DataModule, path: Path) -> None:
     if path.exists():
         return
     judge, facts = train_judge(data.data)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    said = json.dumps(facts, indent=1) + "\n"
+    replace(path.with_suffix(".json"), lambda draft: draft.write_text(said))
     save_judge(judge, facts, path)
 
 

@@ -12,6 +12,7 @@ from . import plots
 from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
+from .files import replace
 from .modules import GibbsNet, build_chain
 from .noise import Noise
 from .prepare import datamodule
@@ -143,4 +144,10 @@ def repeated(x: Tensor) -> Tensor:
 
 def save(state: Mapping[str, Tensor], path: Path) -> None:
     """Values by name, as NumPy's arrays."""
-    np.savez(path, **{v: value.cpu().numpy() for v, value in state.items()})
+    arrays = {v: value.cpu().numpy() for v, value in state.items()}
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:  # to a name np.savez would add its own ending
+            np.savez(file, **arrays)
+
+    replace(path, write)
