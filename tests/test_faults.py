@@ -328,6 +328,29 @@ def test_a_run_does_not_go_on_on_other_data(tmp_path, settings, monkeypatch, cap
     for run in ("run", "undisturbed"):
         assert main(["train", f"run={run}", *own]) == 0
     assert_equal(tmp_path / "run", tmp_path / "undisturbed")
+    np.savez(tmp_path / "own.npz", images=altered)
+    before = everything(tmp_path)
+    capsys.readouterr()
+    for command in ("evaluate", "sample"):
+        assert main([command, "run=run"]) == 1
+        refused(capsys, "run was trained on other data")
+    assert everything(tmp_path) == before
+
+
+def test_a_judge_of_other_data_is_refused(tmp_path, judges, monkeypatch, capsys):
+    """Two files of one's own have the same name, npz, and so the same judge's place."""
+    x, y = np.random.default_rng(0).integers(0, 256, (200, 8, 8), dtype=np.uint8), np.arange(200) % 10
+    monkeypatch.setattr(
+        "gibbsnet.prepare.train_judge",
+        lambda data: (lambda judge, facts: (judge, facts | {"digest": data.digest}))(*load_judge(judges / "digits.pt")),
+    )
+    for name, images in (("one", x), ("two", 255 - x)):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=y)
+    own = ["prepare", "data=npz", "judges=own"]
+    assert main([*own, "data.path=one.npz"]) == main([*own, "data.path=one.npz"]) == 0
+    assert main([*own, "data.path=two.npz"]) == 1
+    refused(capsys, "own/npz.pt was trained on other data", "judges=FOLDER")
+    assert main([*own, "data.path=two.npz", "judges=another"]) == 0
 
 
 # Wrong settings

@@ -131,6 +131,7 @@ def train_judge(
     judge = judge.to("cpu", memory_format=torch.contiguous_format).eval()
     return judge, {
         "data": data.name,
+        "digest": data.digest,
         "accuracy": accuracy(judge.to(device), data.test, data.levels),
         "n": len(data.test),
         "validation_accuracy": validation,

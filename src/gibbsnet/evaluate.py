@@ -24,7 +24,7 @@ def evaluate(config: Mapping) -> dict:
     first = join()
     run, wanted = folder(config), config["evaluation"]
     data, judge = datamodule(config), prepare(config)
-    module, untrained = load_run(run, config, data.shape), build(config, data.shape).eval()
+    module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     metrics = score(
         module,
         data.data,

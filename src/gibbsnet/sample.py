@@ -31,7 +31,7 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     """
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
-    module, chain = load_run(run, read(run), data.shape), build_chain(**config["chains"]["unclamped"])
+    module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
