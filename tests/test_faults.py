@@ -207,6 +207,15 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(tmp_path, settings, wh
     assert_equal(run, whole)
 
 
+def test_where_nothing_can_be_written_the_file_is_named_and_not_its_draft(tmp_path, monkeypatch):
+    def refusing(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.unlink", refusing)
+    with pytest.raises(OSError, match=r"metrics\.json cannot be written .Read-only file system"):
+        files.replace(tmp_path / "metrics.json", refusing)
+
+
 def test_a_disk_that_is_full_when_a_figure_is_written_costs_the_figure_alone(tmp_path, monkeypatch, capsys):
     save, drawn = Figure.savefig, []
 
