@@ -27,6 +27,7 @@ LAUNCHERS = (
     "SLURM_",
     "TORCHELASTIC_",
     "PMI_",
+    "WANDB_SERVICE",  # this process's own, which would hold a killed one's run in use
 )
 
 

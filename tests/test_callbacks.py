@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from pytorch_lightning.callbacks import Callback
 
 import gibbsnet.callbacks as ours
-from gibbsnet.callbacks.files import replace
 from gibbsnet.callbacks.history import cut, read
+from gibbsnet.files import replace
 from tests.toy import Toy, distance, figure, fit, interrupt, poison
 
 OPTIONS = dict(measure=distance, draw=figure, log_every=5, evaluate_every=8, save_every=7, progress=False)

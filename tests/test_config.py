@@ -46,6 +46,12 @@ def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(tmp_
         ("restart=1", ["restart", "true or false"]),
         ("chains.unclamped.steps=[1,2,3]", ["chains.unclamped.steps"]),
         ("model=gibsnet", ["gibsnet", "gibbsnet"]),
+        ("defaults.model=hali", ["unknown key 'defaults.model'"]),
+        ("size.z=[]", ["size.z=[]", "at least 1"]),
+        ("size.critic=-3", ["size.critic=-3", "at least 1"]),
+        ("size.critic=0", ["size.critic=0", "at least 1"]),
+        ("network.encode.width=[0]", ["network.encode.width=[0]", "at least 1"]),
+        ("clamp.dreams=-1", ["clamp.dreams=-1", "at least 0"]),
         ("optim=3", ["optim"]),
         ("--steps", ["--steps", "key=value"]),
         ("steps=[", ["steps="]),
@@ -62,6 +68,11 @@ def test_an_integer_will_do_for_a_number_and_a_range_for_a_number_of_sweeps():
     assert load(["optim.lr=1"])["optim"]["lr"] == 1
     assert load(["chains.unclamped.steps=[1,4]"])["chains"]["unclamped"]["steps"] == [1, 4]
     assert load(["chains.unclamped.steps=5"])["chains"]["unclamped"]["steps"] == 5
+
+
+@pytest.mark.parametrize("name", ["7", "1e3", "yes", "2024-11-25", "a b"])
+def test_a_name_may_look_like_a_number(name):
+    assert load([f"run={name}"])["run"] == name and config.folder(load([f"run={name}"])).name == name
 
 
 def test_size_and_penalty_reach_what_refers_to_them():

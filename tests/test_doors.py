@@ -105,6 +105,23 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     assert len([r for r in rows(run) if "train/loss_critic" in r]) == 4, "the history is the new run's alone"
 
 
+@pytest.mark.parametrize("mode", ["onlin", "online"])
+def test_a_tracker_that_cannot_be_had_is_refused_before_anything_is_forgotten(tmp_path, quick, mode, capsys):
+    run = tmp_path / "mine"
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    settings = [*quick, "optim.lr=0.5", "restart=true", f"tracking.mode={mode}"]
+    assert main(["train", "model=ali", f"run={run}", *settings]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_of_two_runs_named_the_last_one_counts(tmp_path, quick, capsys):
+    assert main(["sample", f"run={tmp_path / 'one'}", f"run={tmp_path / 'two'}"]) == 1
+    assert str(tmp_path / "two") in capsys.readouterr().err
+
+
 def test_what_the_pipeline_deletes_does_not_confuse_a_stage(tmp_path, quick):
     """DVC removes config.yaml and train.json before it reruns a stage; last.ckpt stays, and may be another configuration's."""
     run = tmp_path / "stage"

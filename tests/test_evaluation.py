@@ -292,7 +292,9 @@ def test_bytes_are_the_inverse_of_dequantisation():
 def test_inception_scores_are_of_the_extractors_outputs():
     images = (Noise(0).uniform((100, 3, 4, 4)) * 256).to(torch.uint8)
     extractor = StandIn()
-    scores = inception.inception_scores(extractor, images[:60].split(25), images[60:].split(25))
+    samples = [inception.extract(extractor, part) for part in images[:60].split(25)]
+    real = [inception.extract(extractor, part)[0] for part in images[60:].split(25)]
+    scores = inception.inception_scores(samples, real)
     features, logits = StandIn()(images)
     score, std = class_score(logits[:60].softmax(1))
     assert extractor.seen == 100
@@ -303,7 +305,7 @@ def test_inception_scores_are_of_the_extractors_outputs():
 @pytest.mark.parametrize("wrong", [torch.rand(2, 3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
 def test_inception_refuses_anything_but_rgb_bytes(wrong):
     with pytest.raises(ValueError, match="uint8"):
-        inception.extract(StandIn(), [wrong])
+        inception.extract(StandIn(), wrong)
 
 
 def test_inception_is_left_out_with_a_line_that_says_so(monkeypatch, tmp_path, caplog):

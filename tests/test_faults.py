@@ -5,6 +5,7 @@ What is tested elsewhere: killed processes and damaged checkpoints in test_resum
 
 import errno
 import os
+import shutil
 import socket
 
 import numpy as np
@@ -15,9 +16,11 @@ from fsspec.implementations.local import LocalFileOpener
 from matplotlib.figure import Figure
 
 import gibbsnet.callbacks as ours
+from gibbsnet import files
 from gibbsnet.__main__ import main
 from gibbsnet.callbacks import history, tracking
 from gibbsnet.callbacks.history import read
+from gibbsnet.classifier import load_judge
 from gibbsnet.game import Outcome
 from gibbsnet.modules import GibbsNet
 from tests.pair import pair
@@ -137,11 +140,49 @@ def test_a_tracker_that_raises_is_told_of_once_and_each_call_is_survived(capsys)
     refused(capsys, "W&B", "its process is gone", "the training goes on")
 
 
+def test_scores_outlive_a_tracker_that_raises(tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise ConnectionResetError("its process is gone")
+
+    monkeypatch.setattr("wandb.Table", broken)
+    ours.log_metrics(tmp_path, {"samples": {"class_score": 5.5}}, mode="offline")
+    assert capsys.readouterr().err.splitlines()[-1] == "W&B: its process is gone; metrics.json holds them"
+
+
 # A full disk
 
 
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("evaluate", "metrics.json"),
+        ("sample", "chain.png"),
+        ("sample", "samples.npz"),
+        ("prepare", "digits.pt"),
+        ("train", "config.yaml"),
+    ],
+)
+def test_a_disk_that_is_full_at_the_end_of_a_command(
+    tmp_path, settings, whole, judges, command, name, monkeypatch, capsys
+):
+    """A disk that takes bytes when they are written may have no room for them when they are to be kept."""
+    run, own, sync = shutil.copytree(whole, tmp_path / "run"), shutil.copytree(judges, tmp_path / "judges"), files.sync
+    if command == "prepare":
+        (own / "digits.pt").unlink()
+    (run / "metrics.json").write_text("old")
+    before = everything(tmp_path)
+    monkeypatch.setattr("gibbsnet.prepare.train_judge", lambda data: load_judge(judges / "digits.pt"))
+    monkeypatch.setattr(files, "sync", lambda path: full() if f".{name}." in path.name else sync(path))
+    words = {"evaluate": [f"run={run}", "evaluation.samples=20", "evaluation.steps=[0]"], "sample": [f"run={run}"],
+             "prepare": [], "train": [*settings, f"run={tmp_path / 'new'}"]}[command]  # fmt: skip
+    assert main([command, *words, f"judges={own}"]) == 1
+    refused(capsys, f"{name} cannot be written (No space left on device)")
+    after = everything(tmp_path)
+    assert before.items() <= after.items() and not [path for path in after if path.suffix == ".part"]
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
@@ -164,6 +205,15 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(tmp_path, settings, wh
     )
     assert main(["train", f"run={run}", *settings]) == 0
     assert_equal(run, whole)
+
+
+def test_where_nothing_can_be_written_the_file_is_named_and_not_its_draft(tmp_path, monkeypatch):
+    def refusing(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.unlink", refusing)
+    with pytest.raises(OSError, match=r"metrics\.json cannot be written .Read-only file system"):
+        files.replace(tmp_path / "metrics.json", refusing)
 
 
 def test_a_disk_that_is_full_when_a_figure_is_written_costs_the_figure_alone(tmp_path, monkeypatch, capsys):
@@ -287,6 +337,29 @@ def test_a_run_does_not_go_on_on_other_data(tmp_path, settings, monkeypatch, cap
     for run in ("run", "undisturbed"):
         assert main(["train", f"run={run}", *own]) == 0
     assert_equal(tmp_path / "run", tmp_path / "undisturbed")
+    np.savez(tmp_path / "own.npz", images=altered)
+    before = everything(tmp_path)
+    capsys.readouterr()
+    for command in ("evaluate", "sample"):
+        assert main([command, "run=run"]) == 1
+        refused(capsys, "run was trained on other data")
+    assert everything(tmp_path) == before
+
+
+def test_a_judge_of_other_data_is_refused(tmp_path, judges, monkeypatch, capsys):
+    """Two files of one's own have the same name, npz, and so the same judge's place."""
+    x, y = np.random.default_rng(0).integers(0, 256, (200, 8, 8), dtype=np.uint8), np.arange(200) % 10
+    monkeypatch.setattr(
+        "gibbsnet.prepare.train_judge",
+        lambda data: (lambda judge, facts: (judge, facts | {"digest": data.digest}))(*load_judge(judges / "digits.pt")),
+    )
+    for name, images in (("one", x), ("two", 255 - x)):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=y)
+    own = ["prepare", "data=npz", "judges=own"]
+    assert main([*own, "data.path=one.npz"]) == main([*own, "data.path=one.npz"]) == 0
+    assert main([*own, "data.path=two.npz"]) == 1
+    refused(capsys, "own/npz.pt was trained on other data", "judges=FOLDER")
+    assert main([*own, "data.path=two.npz", "judges=another"]) == 0
 
 
 # Wrong settings

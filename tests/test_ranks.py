@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,20 @@ import gibbsnet.callbacks as ours
 from gibbsnet import train as door
 from gibbsnet.__main__ import main
 from gibbsnet.config import ConfigError, load
-from gibbsnet.data import DataModule
+from gibbsnet.data import DataModule, readers
 from gibbsnet.evaluation import evaluate
 from gibbsnet.evaluation.spread import spread
+from gibbsnet.evaluation.suite import real_inception
 from gibbsnet.modules import GibbsNet, build
 from tests.pair import end, free_port, pair, start, torchrun, until
+from tests.test_evaluation import StandIn
 from tests.toy import Toy
 
 SWEPT = "chains.unclamped.steps=[1,3]"
 PERSISTENT = ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5"]
 GAMES = {
     "ali": ["model=ali"],
+    "ali, relativistic": ["model=ali", "game.loss=relativistic"],
     "ali, relativistic, no penalties": ["model=ali", "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "hali": ["model=hali"],
     "hali, relativistic, lazy, clipped": ["model=hali", "game.loss=relativistic", "game.lazy=3", "optim.clip=0.1"],
@@ -36,6 +40,7 @@ GAMES = {
     "gibbsnet, persistent": PERSISTENT,
     "gibbsnet, learned start, rising, cycle": ["model=gibbsnet", "chains.unclamped.learned=[z]", "chains.unclamped.rise=10",
                                                "game.cycle=0.5"],
+    "gibbsnet, persistent, relativistic, no penalties": [*PERSISTENT, "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "gibbsnet2": ["model=gibbsnet2"],
 }  # fmt: skip
 
@@ -134,7 +139,7 @@ def test_two_ranks_with_half_a_batch_each_train_as_one_with_the_whole(together, 
     assert_same_training(folder / "one" / game, folder / "two" / game)
     last = checkpoint(folder / "two" / game)
     assert int(last["state_dict"]["images"]) == 20 * 100, "a step sees the batch of all ranks together"
-    assert [len(x) for x in last["kept"].values()] == ([100] * 2 if game == "gibbsnet, persistent" else [])
+    assert [len(x) for x in last["kept"].values()] == ([100] * 2 if "persistent" in game else [])
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(together, folder, settings):
@@ -173,6 +178,24 @@ def test_a_late_rank_finds_the_folder_as_the_first_one_found_it(tmp_path, settin
 
 def test_scores_are_those_of_one_process_to_the_last_bit(together):
     assert together[0] == together[1] == scores()
+
+
+def inception_scores():
+    """The real scores of 130 samples in batches of 50, by a stand-in for the network; how many images it saw on this rank."""
+    config, data, extractor = load(["model=gibbsnet", "data=digits"]), readers.load("digits"), StandIn()
+    module = build(config, data.shape)
+    return real_inception(module, replace(data, levels=256), extractor, 130, 50, 0), extractor.seen
+
+
+def test_the_inception_network_is_shared_and_its_scores_are_those_of_one_process(tmp_path):
+    def work(rank):
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        return inception_scores()
+
+    (first, mine), (second, other) = pair(tmp_path, work)
+    alone, everything = inception_scores()
+    assert first == second == alone and set(alone) == {"inception_score", "inception_score_std", "fid"}
+    assert everything == 130 + 1437 and (mine, other) == (50 + 30 + 500 + 437, 50 + 500)
 
 
 def test_work_is_dealt_out_in_turn_and_comes_back_in_order(tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gibbsnet import files
 from gibbsnet.__main__ import main
-from gibbsnet.callbacks import files
 from gibbsnet.callbacks.history import read
 from tests.offline_run import read_offline
 from tests.pair import end, start, until

@@ -20,7 +20,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without a server",
 }
 EXAMPLES = {
-    "prepare": ["data=digits", "data=mnist data.root=~/datasets"],
+    "prepare": ["data=digits", "data=mnist data.root=$HOME/datasets"],
     "train": ["", "model=ali data=mnist steps=2000 seed=1 run=runs/mine", "model=hali optim.lr=5e-4 run=runs/hali",
               "data=folder data.path=my/images run=runs/own", "trainer.precision=bf16-mixed trainer.devices=2"],
     "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000"],
@@ -73,10 +73,10 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def _run_of(arguments: Sequence[str]) -> str:
-    for argument in arguments:
-        if argument.startswith("run="):
-            return argument.removeprefix("run=")
-    raise ConfigError("which run? Say run=FOLDER, for example run=runs/mine")
+    named = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+    if not named:
+        raise ConfigError("which run? Say run=FOLDER, for example run=runs/mine")
+    return named[-1]  # as everywhere the last one counts
 
 
 def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:

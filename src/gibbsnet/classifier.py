@@ -6,8 +6,8 @@ their hash, so that two scores are comparable if and only if the hashes agree.
 
 import copy
 import hashlib
+import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gibbsnet.data import DataSet, Split, units
+from gibbsnet.files import replace
 from gibbsnet.noise import Noise, seed_of
 
 
@@ -130,6 +131,7 @@ def train_judge(
     judge = judge.to("cpu", memory_format=torch.contiguous_format).eval()
     return judge, {
         "data": data.name,
+        "digest": data.digest,
         "accuracy": accuracy(judge.to(device), data.test, data.levels),
         "n": len(data.test),
         "validation_accuracy": validation,
@@ -212,12 +214,11 @@ def weights_hash(judge: nn.Module) -> str:
 
 def save_judge(judge: Judge, facts: dict, path: str | Path) -> None:
     """Write the judge and its facts to one file, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
     weights = {name: tensor.contiguous().cpu() for name, tensor in judge.state_dict().items()}
-    torch.save({"architecture": judge.architecture, "weights": weights, "facts": facts}, unfinished)
-    os.replace(unfinished, path)
+    saved = {"architecture": judge.architecture, "weights": weights, "facts": facts}
+    buffer = io.BytesIO()  # by itself torch.save takes a full disk for a mistake in the program
+    torch.save(saved, buffer)
+    replace(Path(path), lambda draft: draft.write_bytes(buffer.getvalue()))
 
 
 def load_judge(path: str | Path) -> tuple[Judge, dict]:

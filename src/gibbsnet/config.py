@@ -9,7 +9,6 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 """
 
 import difflib
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .files import replace
+
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
 CIRCUMSTANCES = (
@@ -27,6 +28,7 @@ CIRCUMSTANCES = (
     "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp",)
+WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7
 NOTHING = (None, "", "null")
 
 
@@ -44,6 +46,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("steps", "data.batch_size", "every.log", "every.validate", "every.checkpoint", "trainer.devices", "trainer.num_nodes"),
         ("an integer of at least 1", lambda v: _is_int(v, 1)),
     ),
+    **dict.fromkeys(("size.critic", "game.lazy"), ("an integer of at least 1", lambda v: _is_int(v, 1))),
+    "clamp.dreams": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
     "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
@@ -56,7 +60,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "optim.clip": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
 }  # fmt: skip
-SIZE = ("a list of integers of at least 1", lambda v: isinstance(v, list) and all(_is_int(i, 1) for i in v))
+SIZE = ("one or more integers of at least 1", lambda v: isinstance(v, list) and v and all(_is_int(i, 1) for i in v))
+WIDTH = ("a list of integers of at least 1", lambda v: isinstance(v, list) and all(_is_int(i, 1) for i in v))
 
 
 class ConfigError(ValueError):
@@ -100,8 +105,8 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
             merged = OmegaConf.merge(merged, _file("mode", picks["mode"]))
         picks = {"mode": merged.get("mode"), **picks}
     merged.mode = picks["mode"] if picks.get("mode") not in NOTHING else None
+    merged.pop("defaults", None)  # no settings: a group's file is picked by group=name
     plain = _resolve(_override(merged, values))
-    plain.pop("defaults", None)
     plain["command"] = (
         shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else plain.get("command")
     )
@@ -175,6 +180,8 @@ def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
             value = OmegaConf.select(OmegaConf.from_dotlist([entry]), key)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"{entry!r} is not readable: {_one_line(error)}") from error
+        if key in WORDS and value is not None and not isinstance(value, str):
+            value = entry.partition("=")[2]
         known = dict(leaves(OmegaConf.to_container(config, resolve=False)))
         if key not in known:
             raise ConfigError(f"unknown key {key!r}: {_nearest(key, list(known))}")
@@ -235,7 +242,8 @@ def _resolve(config: DictConfig) -> dict:
 def check(config: Mapping) -> None:
     """Ranges of what no constructor below the door sees."""
     for key, value in leaves(config):
-        expected, fits = SIZE if key.startswith("size.z") else EXPECTED.get(key, ("", lambda v: True))
+        kind = SIZE if key.startswith("size.z") else WIDTH if key.endswith(".width") else ("", lambda v: True)
+        expected, fits = EXPECTED.get(key, kind)
         if not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
     if config.get("mode"):
@@ -262,13 +270,8 @@ def folder(config: Mapping) -> Path:
 
 def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")  # the ranks of one training may write it at the same time
-    with part.open("w") as file:
-        yaml.safe_dump(dict(config), file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())  # after a power loss there is the old one or the new one
-    part.replace(path)
+    said = yaml.safe_dump(dict(config), sort_keys=False)
+    replace(path, lambda draft: draft.write_text(said))
 
 
 def read(run: str | Path) -> dict:

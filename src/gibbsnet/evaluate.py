@@ -10,6 +10,7 @@ import torch
 from . import callbacks, plots
 from .config import folder
 from .evaluation import evaluate as score
+from .files import replace
 from .modules import build
 from .prepare import datamodule, prepare
 from .train import load_run
@@ -23,7 +24,7 @@ def evaluate(config: Mapping) -> dict:
     first = join()
     run, wanted = folder(config), config["evaluation"]
     data, judge = datamodule(config), prepare(config)
-    module, untrained = load_run(run, config, data.shape), build(config, data.shape).eval()
+    module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     metrics = score(
         module,
         data.data,
@@ -56,6 +57,5 @@ def join() -> bool:
 
 def write_json(value: dict, path: Path) -> None:
     """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
+    said = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    replace(path, lambda draft: draft.write_text(said))

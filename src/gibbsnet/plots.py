@@ -6,7 +6,6 @@ Embeddings alone have no axes to fix.
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -27,6 +26,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from gibbsnet.data import DataSet, State, units
+from gibbsnet.files import replace
 from gibbsnet.noise import Noise
 
 STEPS = (0, 1, 2, 3, 10, 100, 1000)
@@ -531,11 +531,4 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def write(path: str | Path, content: bytes) -> None:
     """Writes a file whole or not at all, and its folder where there is none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace(Path(path), lambda draft: draft.write_bytes(content))

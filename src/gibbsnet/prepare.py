@@ -7,11 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .classifier import Judge, load_judge, save_judge, train_judge
+from .config import ConfigError
 from .data import DataModule
+from .files import replace
 
 
 def prepare(config: Mapping) -> Judge | None:
-    """The data set's judge, from <judges>/<data>.pt; trained if it is not there.  None where there is nothing to judge."""
+    """The data set's judge, from <judges>/<data>.pt; trained if it is not there.  None where there is nothing to judge.
+
+    Raises:
+        ConfigError: it was trained on other data of that name, such as another file of one's own.
+    """
     data = datamodule(config)
     if not has_judge(data):
         print(f"{data.data.name} has no labelled images: no judge, no class scores")
@@ -21,6 +27,11 @@ def prepare(config: Mapping) -> Judge | None:
         with alone(path.with_suffix(".lock")):
             make_judge(data, path)
     judge, facts = load_judge(path)
+    if facts.get("digest") not in (None, data.digest):
+        raise ConfigError(
+            f"{path} was trained on other data (digest {facts['digest']}, now {data.digest}): say another judges=FOLDER, or "
+            "delete it to have it made anew"
+        )
     print(f"judge of {data.data.name}: test accuracy {facts['accuracy']:.4f} on {facts['n']} images, {path}")
     return judge
 
@@ -30,7 +41,8 @@ def make_judge(data: DataModule, path: Path) -> None:
     if path.exists():
         return
     judge, facts = train_judge(data.data)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    said = json.dumps(facts, indent=1) + "\n"
+    replace(path.with_suffix(".json"), lambda draft: draft.write_text(said))
     save_judge(judge, facts, path)
 
 

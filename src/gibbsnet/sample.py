@@ -12,6 +12,7 @@ from . import plots
 from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
+from .files import replace
 from .modules import GibbsNet, build_chain
 from .noise import Noise
 from .prepare import datamodule
@@ -30,7 +31,7 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     """
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
-    module, chain = load_run(run, read(run), data.shape), build_chain(**config["chains"]["unclamped"])
+    module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
@@ -143,4 +144,10 @@ def repeated(x: Tensor) -> Tensor:
 
 def save(state: Mapping[str, Tensor], path: Path) -> None:
     """Values by name, as NumPy's arrays."""
-    np.savez(path, **{v: value.cpu().numpy() for v, value in state.items()})
+    arrays = {v: value.cpu().numpy() for v, value in state.items()}
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:  # to a name np.savez would add its own ending
+            np.savez(file, **arrays)
+
+    replace(path, write)

@@ -148,6 +148,7 @@ def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer
     devices, nodes = processes(options)
 
     def begin(trainer: Trainer) -> None:
+        callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
         take(run, config, claimed)
         trainer.logger = tracker(run, config)
 
@@ -241,20 +242,29 @@ def tracker(run: Path, config: Mapping):
     )
 
 
-def load_run(run: Path, config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
+def load_run(run: Path, config: Mapping, shape: tuple[int, ...], digest: str | None = None) -> GibbsNet:
     """The trained module of a run: its best checkpoint's weights.
 
+    Arguments:
+        digest: of the data that it is to be held against.
+
     Raises:
-        ConfigError: there is no checkpoint, or it is damaged or belongs to another architecture.
+        ConfigError: there is no checkpoint, it is damaged or belongs to another architecture, or it was trained on other data.
     """
     path = Path(run, "checkpoints", "best.ckpt")
     if not path.exists():
         raise ConfigError(f"{path} does not exist: train first, with python -m gibbsnet train run={run}")
     module = build(config, shape)
     try:
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["state_dict"])
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise ConfigError(
             f"{path} is damaged or of another model ({type(error).__name__}): train again with restart=true"
         ) from error
+    known = saved.get("DataModule", {}).get("digest")
+    if digest and known not in (None, digest):
+        raise ConfigError(
+            f"{run} was trained on other data (digest {known}, now {digest}): put the old files back, or train again"
+        )
     return module.eval()

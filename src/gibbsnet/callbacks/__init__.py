@@ -18,7 +18,7 @@ from .ranks import Begin, RankError, Ranks, lost
 from .readings import Finite, NonFiniteError
 from .speed import Speed
 from .stopping import SIGNALS, Stop, interrupted
-from .tracking import Tracking, TrackingError, log_metrics, tracker
+from .tracking import Tracking, TrackingError, log_metrics, resolve, tracker
 
 __all__ = [
     "Begin",
@@ -38,6 +38,7 @@ __all__ = [
     "log_metrics",
     "looking_only",
     "lost",
+    "resolve",
     "save_figure",
     "tracker",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from .files import named, replace, settle
+from ..files import named, replace, settle
 from .readings import (
     NonFiniteError,
     is_complete,

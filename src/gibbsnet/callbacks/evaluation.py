@@ -11,7 +11,7 @@ import numpy
 import pytorch_lightning as pl
 import torch
 
-from .files import replace
+from ..files import replace
 from .history import History
 from .readings import is_due
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .files import named, replace, sync
+from ..files import named, replace, sync
 from .readings import is_due, readings, require_finite_losses
 from .tracking import send
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from .files import replace
+from ..files import replace
 from .readings import is_due
 
 MARKS = 256  # enough to find the middle of a training to within one percent

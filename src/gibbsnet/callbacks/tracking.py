@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.wandb import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from .files import replace
+from ..files import replace
 
 PATIENCE = 300  # seconds that the end of a run may wait for the server
 _silent: set[str] = set()  # runs whose tracker could not be told something
@@ -108,11 +108,15 @@ def log_metrics(
     import wandb
 
     flat = flatten(metrics)
-    with _staging(run):
+
+    def act() -> None:
         table = wandb.Table(columns=["metric", "value"], data=[[name, float(value)] for name, value in flat.items()])
         opened.log(_images_seen(run) | flat | {"metrics": table} | _images(figures))
         opened.summary.update(flat)
         opened.finish()
+
+    with _staging(run):
+        _tell(opened, act, "metrics.json holds them")
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Real]:
@@ -138,8 +142,10 @@ def summarise(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         _tell(tracked, lambda: tracked.summary.update(dict(values)))  # noqa: B023
 
 
-def _tell(tracked: Any, act: Callable[[], Any]) -> None:
-    """Tells the tracker something. If it cannot be told, that is said once; the training goes on, history.jsonl is its record.
+def _tell(
+    tracked: Any, act: Callable[[], Any], kept: str = "the training goes on, history.jsonl is its record"
+) -> None:
+    """Tells the tracker something. If it cannot be told, that is said once, and what is kept here.
 
     W&B itself waits, out of the way, for a server that does not answer; here end its own process's death and a full disk.
     """
@@ -148,9 +154,7 @@ def _tell(tracked: Any, act: Callable[[], Any]) -> None:
     except Exception as error:  # whatever a tracker in trouble raises
         if tracked.id not in _silent:
             _silent.add(tracked.id)
-            _say(
-                f"W&B: {' '.join(str(error).split()) or type(error).__name__}; the training goes on, history.jsonl is its record"
-            )
+            _say(f"W&B: {' '.join(str(error).split()) or type(error).__name__}; {kept}")
 
 
 def log_checkpoints(tracked: Any, run: Path, files: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ torch-fidelity, https://github.com/toshas/torch-fidelity
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -51,26 +51,22 @@ def to_bytes(x: Tensor) -> Tensor:
     return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
 
 
-def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (n, 2048) and probabilities (n, 1008) of batches of uint8 images (B, 3, H, W).
+def extract(extractor: Extractor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (B, 2048) and logits (B, 1008), on the CPU, of one batch of uint8 images (B, 3, H, W).
 
     Raises:
         ValueError: for anything but uint8 RGB images, which would give numbers that look right and are not.
     """
-    features, probs = [], []
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"Inception needs uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     weight = next(extractor.parameters(), None) if isinstance(extractor, torch.nn.Module) else None
-    for batch in images:
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
-            raise ValueError(f"Inception needs uint8 (B, 3, H, W), not {batch.dtype} {tuple(batch.shape)}")
-        feature, logits = extractor(batch if weight is None else batch.to(weight.device))
-        features.append(feature.cpu())
-        probs.append(logits.double().softmax(dim=1).cpu())
-    return torch.cat(features), torch.cat(probs)
+    features, logits = extractor(images if weight is None else images.to(weight.device))
+    return features.cpu(), logits.cpu()
 
 
-def inception_scores(extractor: Extractor, samples: Iterable[Tensor], real: Iterable[Tensor]) -> dict[str, float]:
-    """inception_score, inception_score_std and fid of samples against real images, in uint8 batches."""
-    features, probs = extract(extractor, samples)
-    score, std = class_score(probs, splits=10)
-    against = Statistics.of(extract(extractor, real)[0])
-    return {"inception_score": score, "inception_score_std": std, "fid": frechet(Statistics.of(features), against)}
+def inception_scores(samples: Sequence[tuple[Tensor, Tensor]], real: Sequence[Tensor]) -> dict[str, float]:
+    """inception_score, inception_score_std and fid, from batches: features and logits of samples, features of real images."""
+    features, logits = (torch.cat(part) for part in zip(*samples, strict=True))
+    score, std = class_score(logits.double().softmax(dim=1), splits=10)
+    distance = frechet(Statistics.of(features), Statistics.of(torch.cat(list(real))))
+    return {"inception_score": score, "inception_score_std": std, "fid": distance}

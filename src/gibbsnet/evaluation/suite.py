@@ -16,7 +16,7 @@ from torch import Tensor
 from gibbsnet.classifier import Judge
 from gibbsnet.data import DataSet, Split
 from gibbsnet.evaluation.distances import JointDistance
-from gibbsnet.evaluation.inception import Extractor, find_inception, inception_scores, to_bytes
+from gibbsnet.evaluation.inception import Extractor, extract, find_inception, inception_scores, to_bytes
 from gibbsnet.evaluation.latents import non_gaussianity, probe_accuracy
 from gibbsnet.evaluation.references import Components, pixel_mse
 from gibbsnet.evaluation.scores import switch_rate
@@ -125,12 +125,6 @@ def _validation(data: DataSet, judge: Judge | None, device: torch.device) -> Yar
 def sizes(n: int, batch: int) -> list[int]:
     """n as batches of at most `batch`."""
     return [len(part) for part in torch.arange(n).split(batch)]
-
-
-def draws(module, n: int, batch: int, seed: int, purpose: str) -> Iterator[Tensor]:
-    """n samples at i = N, in batches."""
-    for number, size in enumerate(sizes(n, batch)):
-        yield draw(module, size, seed, purpose, number)
 
 
 def draw(module, size: int, *key: int | str) -> Tensor:
@@ -314,17 +308,23 @@ def likeness_on(stick: Yardstick, x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def real_inception(module, data: DataSet, extractor, n: int, batch: int, seed: int) -> dict[str, float]:
-    """inception_score, inception_score_std and fid of n samples against all of the training set; {} where they cannot be
-    had or mean nothing (other pixels than bytes)."""
+    """inception_score, inception_score_std and fid of n samples against all of the training set, extracted by all ranks
+    together; {} where they cannot be had or mean nothing (other pixels than bytes)."""
     if data.levels != 256:
         return {}
     if extractor == "find":
         extractor = find_inception(device=getattr(module, "device", "cpu"))
     if extractor is None:
         return {}
-    samples = (to_bytes(x) for x in draws(module, n, min(batch, n), seed, "inception"))
-    real = (part.expand(-1, 3, -1, -1) for part in data.development.x.split(500))
-    return inception_scores(extractor, samples, real)
+
+    def drawn(part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return extract(extractor, to_bytes(draw(module, part[1], seed, "inception", part[0])))
+
+    def real(images: Tensor) -> Tensor:
+        return extract(extractor, images.expand(-1, 3, -1, -1))[0]
+
+    samples = spread(enumerate(sizes(n, min(batch, n))), drawn)
+    return inception_scores(samples, spread(data.development.x.split(500), real))
 
 
 def plain(value):

@@ -13,6 +13,7 @@ import yaml
 from ..config import ConfigError, load
 
 METHODS = ("grid", "random", "bayes")
+HYPERBAND = {"eta": 3, "min_iter": 0, "max_iter": 0, "s": 0}
 ARGUMENTS = "${args_no_hyphens}"
 DEFAULT = ("${env}", "${interpreter}", "-m", "gibbsnet", "train", ARGUMENTS)
 
@@ -88,6 +89,9 @@ def _plan(path: Path, content: Mapping[str, Any]) -> Plan:
         raise ConfigError("no metric: expected for example metric: {name: val/distance, goal: minimize}")
     if metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise ConfigError(f"goal {metric['goal']!r}: expected minimize or maximize")
+    cap = content.get("run_cap")
+    if cap is not None and not (type(cap) is int and cap > 0):
+        raise ConfigError(f"run_cap: {cap}: expected a whole number of at least 1")
     constants, space = _parameters(content.get("parameters"), content["method"])
     return Plan(
         path=path,
@@ -98,7 +102,7 @@ def _plan(path: Path, content: Mapping[str, Any]) -> Plan:
         space=space,
         early=_early(content.get("early_terminate")),
         command=_command(content),
-        cap=content.get("run_cap"),
+        cap=cap,
         source={key: content.get(key) for key in ("method", "metric", "early_terminate", "parameters", "command")},
     )
 
@@ -131,6 +135,8 @@ def _space(key: str, parameter: Any) -> list[str] | Range:
     if kind in ("uniform", "q_uniform"):
         whole = type(low) is int and type(high) is int and "distribution" not in parameter
         step = parameter.get("q", 1.0) if kind == "q_uniform" else None
+        if step is not None and not (type(step) in (int, float) and step > 0):
+            raise ConfigError(f"parameter {key}: q: {step}: expected a number above 0")
         return Range(low, high) if whole else Range(float(low), float(high), step)
     if kind == "log_uniform_values" and low > 0:
         return Range(float(low), float(high), log=True)
@@ -154,18 +160,21 @@ def _early(early: Any) -> dict[str, Any]:
         return {}
     if not isinstance(early, dict) or early.get("type") != "hyperband":
         raise ConfigError("early_terminate: expected for example {type: hyperband, min_iter: 3, eta: 2}")
-    eta = early.get("eta", 3)
+    eta, least, most, brackets = (early.get(name, usual) for name, usual in HYPERBAND.items())
     if type(eta) is not int or eta < 2:
         raise ConfigError(f"early_terminate.eta={eta}: expected a whole number of at least 2")
-    first = early.get("min_iter") or early.get("max_iter", 0) // eta ** early.get("s", 0)
-    if type(first) is not int or first < 1:
+    if not all(type(value) is int and value >= 0 for value in (least, most, brackets)):
+        raise ConfigError("early_terminate: min_iter, max_iter and s are whole numbers")
+    first = least or most // eta**brackets
+    if first < 1:
         raise ConfigError("early_terminate: expected min_iter of at least 1, or max_iter and s")
     return {"first": first, "eta": eta}
 
 
 def _command(content: Mapping[str, Any]) -> list[str]:
     macros = {"${env}": "/usr/bin/env", "${interpreter}": sys.executable, "${program}": content.get("program")}
-    words = [str(word) for word in content.get("command") or DEFAULT]
+    given = content.get("command") or DEFAULT
+    words = [str(word) for word in given] if isinstance(given, list | tuple) else []
     if ARGUMENTS not in words:
         raise ConfigError(f"command: expected {ARGUMENTS} in it, since the doors take key=value")
     words = [str(macros.get(word, word)) for word in words]

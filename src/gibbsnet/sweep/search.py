@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError
+from ..files import replace
 from .file import Plan, Range
 
 GOALS = {"minimize": min, "maximize": max}
@@ -138,7 +139,7 @@ def _mended(path: Path) -> Path:
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     lines = path.read_bytes() if path.exists() else b""
     if not lines.endswith(b"\n"):
-        path.write_bytes(lines[: lines.rfind(b"\n") + 1])
+        replace(path, lambda draft: draft.write_bytes(lines[: lines.rfind(b"\n") + 1]))
     return path
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from typing import Any
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file beside `path`, which then takes its place in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with named(path):
             write(draft)
             settle(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written nothing lies
+            draft.unlink()
 
 
 @contextmanager
