@@ -38,6 +38,10 @@ class Family:
         """A message as a summand of eta."""
         return message
 
+    def value(self, data: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Data as values of a variable of this shape, (B, *shape)."""
+        return data.to(dtype)
+
     def fit(self, mean: Tensor) -> Tensor:
         """The prior eta whose mean is `mean`, where the family's prior may be fitted to data."""
         raise ValueError(f"the prior of {type(self).__name__} is fixed: it cannot be fitted to data")
@@ -172,6 +176,12 @@ class Bernoulli(Family):
 
 class Categorical(Family):
     """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through)."""
+
+    def value(self, data, shape, dtype):
+        """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""
+        if data.is_floating_point():
+            return data.to(dtype)
+        return (data[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
 
     def distribution(self, eta):
         return OneHotCategorical(logits=eta)

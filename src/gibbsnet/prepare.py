@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .classifier import Judge, load_judge, save_judge, train_judge
+from .config import ConfigError
 from .data import DataModule
 
 
@@ -44,12 +45,25 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def datamodule(config: Mapping) -> DataModule:
-    """The configuration's data, loaded."""
-    options = {key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale")}
-    data = DataModule(steps=config["steps"], seed=config["seed"], **options)
+    """The configuration's data, loaded.
+
+    Raises:
+        ConfigError: the model has labels that the data do not have.
+    """
+    options = {key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale", "classes")}
+    data = DataModule(steps=config["steps"], seed=config["seed"], attributes="a" in config["graph"], **options)
     data.prepare_data()
     data.setup()
+    check_classes(config, data)
     return data
+
+
+def check_classes(config: Mapping, data: DataModule) -> None:
+    """Refuses a model with labels on data that have none, or others."""
+    wanted = config["data"].get("classes")
+    if "y" in config["graph"] and wanted != data.classes:
+        what = f"data.classes={wanted}, but {data.data.name} has {data.classes}: correct it" if data.classes else f"{data.data.name} has no labels"
+        raise ConfigError(f"model={config['model']['name']} learns labels, and {what}")
 
 
 def has_judge(data: DataModule) -> bool:
