@@ -406,8 +406,8 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (like.ndim - 1))
 
 
-def check_labels(graph: Graph, given: State) -> None:
-    """Refuses labels of classes that a variable does not have; -1 is an unknown label.
+def check_labels(graph: Graph, given: State, least: int = 0) -> None:
+    """Refuses labels of classes that a variable does not have; where `least` is -1, that is an unknown label.
 
     Raises:
         ValueError: naming the variable, the label and what was expected.
@@ -415,8 +415,9 @@ def check_labels(graph: Graph, given: State) -> None:
     for v, x in given.items():
         if v in set(graph) and x.dtype == torch.int64 and x.numel():
             (low, high), classes = x.aminmax(), graph[v].shape[0]
-            if low < -1 or high >= classes:
-                raise ValueError(f"a label of {v} is {int(high if high >= classes else low)}: expected 0..{classes - 1}, or -1 where it is unknown")
+            if low < least or high >= classes:
+                bad = int(high if high >= classes else low)
+                raise ValueError(f"a label of {v} is {bad}: expected {least}..{classes - 1}")
 
 
 def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:

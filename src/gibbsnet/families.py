@@ -26,6 +26,8 @@ from .noise import Noise
 class Family:
     """What every family answers; the defaults are those of a family whose one parameter is its natural one."""
 
+    labelled = False  # whether data of it are labels, integers
+
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of eta, without the batch, for a value of this shape."""
         return shape
@@ -176,6 +178,8 @@ class Bernoulli(Family):
 
 class Categorical(Family):
     """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through)."""
+
+    labelled = True
 
     def value(self, data, shape, dtype):
         """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""

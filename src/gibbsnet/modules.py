@@ -261,12 +261,13 @@ class GibbsNet(LightningModule):
 
     def _held(self, values: State) -> State:
         """Those values that the clamped chain holds, in the weights' precision."""
-        return self._values({v: x for v, x in values.items() if v in self.clamped.clamped}, trusted=self.training)
+        held = {v: x for v, x in values.items() if v in self.clamped.clamped}
+        if not self.training:  # looking at them would make the host wait for a GPU, and `data` has looked
+            check_labels(self.graph, held, least=-1)
+        return self._values(held)
 
-    def _values(self, data: State, trusted: bool = False) -> State:
-        """Data as values of the variables: labels become one-hot vectors.  A look at them would make the host wait for a GPU."""
-        if not trusted:
-            check_labels(self.graph, data)
+    def _values(self, data: State) -> State:
+        """Data as values of the variables: labels become one-hot vectors."""
         dtype = self.graph["x"].prior.dtype
         known = {v: x for v, x in data.items() if v in set(self.graph)}
         return data | {v: self.graph[v].family.value(x, self.graph[v].shape, dtype) for v, x in known.items()}
@@ -392,6 +393,7 @@ class GibbsNet(LightningModule):
         chain: another than the one that was trained, over the same graph.  The trained one dreams, whatever mode it was trained
             in, where it would need a present that is not given.
         """
+        check_labels(self.graph, given)
         chain, given = chain or _possible(self.unclamped, given), self._values(given)
         check_names(self.graph, chain.chain if isinstance(chain, Wakeful) else chain)
         yield from chain.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
@@ -413,6 +415,7 @@ class GibbsNet(LightningModule):
                 (`Attentive`), without it they are plain.
             dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.
         """
+        check_labels(self.graph, given)
         plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
         check_names(self.graph, plain)
         noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
