@@ -1,4 +1,4 @@
-"""What a model with labels does: python -m benchmarks.labels run=RUN [run=RUN ...] [split=test] [samples=5000] [images=360] [seed=0]
+"""What a model with labels does: python -m benchmarks.labels run=RUN [run=RUN ...] [split=test] [samples=5000] [images=360]
 
 Scores trained runs of models with a variable y (and a) by docs/metrics.md: classes and attributes asked for, joint samples,
 classification against references with the same known labels, edits, halves.  Writes <run>/labels.json and prints its numbers.
@@ -19,7 +19,9 @@ def measure(run: Path, split: str = "test", samples: int = 5000, images: int = 3
     """The scores of one run, also written into its folder."""
     config = read(run)
     if "y" not in config["graph"]:
-        raise ConfigError(f"{run} is a run of model={config['model']['name']}, which has no labels: train model=labelled")
+        raise ConfigError(
+            f"{run} is a run of model={config['model']['name']}, which has no labels: train model=labelled"
+        )
     data, judge = datamodule(config), prepare(config)
     if judge is None:
         raise ConfigError(f"{run}: classes of {data.data.name} cannot be judged, they are no images")
@@ -31,7 +33,11 @@ def measure(run: Path, split: str = "test", samples: int = 5000, images: int = 3
 
 def table(scores: Mapping) -> list[str]:
     """Markdown: a row for each number."""
-    return ["| what | share |", "|---|---:|", *(f"| {name.replace('.', ' / ')} | {v:.3f} |" for name, v in leaves(scores))]
+    return [
+        "| what | share |",
+        "|---|---:|",
+        *(f"| {name.replace('.', ' / ')} | {v:.3f} |" for name, v in leaves(scores)),
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,7 +45,9 @@ def main(arguments: Sequence[str]) -> None:
     runs = [Path(value) for key, value in pairs if key == "run"]
     options = {key: value if key == "split" else int(value) for key, value in pairs if key != "run"}
     if unknown := sorted(options.keys() - {"split", "samples", "images", "seed"}):
-        raise SystemExit(f"unknown {unknown[0]!r}: expected run=FOLDER, split=test, samples=5000, images=360 and seed=0")
+        raise SystemExit(
+            f"unknown {unknown[0]!r}: expected run=FOLDER, split=test, samples=5000, images=360 and seed=0"
+        )
     if options.get("split", "test") not in ("test", "validation"):
         raise SystemExit(f"split={options['split']}: expected test or validation")
     if not runs:

@@ -23,8 +23,8 @@ GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
 CIRCUMSTANCES = (
     "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
-    "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
-    "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
+    "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.max_time", "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp",)
 NOTHING = (None, "", "null")

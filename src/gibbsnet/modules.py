@@ -43,7 +43,9 @@ def _possible(chain: Chain, given: State) -> Chain:
 
 def perceiving(chain: Chain, given: State) -> Chain:
     """The clamped chain outside of training: all that is given is held, what is not is free."""
-    return replace(chain, mode={v: replace(s, clamped=s.clamped and v in given, share=1.0) for v, s in chain.mode.items()})
+    return replace(
+        chain, mode={v: replace(s, clamped=s.clamped and v in given, share=1.0) for v, s in chain.mode.items()}
+    )
 
 
 def holding(chain: Chain, given: State) -> Chain:
@@ -240,7 +242,9 @@ class GibbsNet(LightningModule):
         graph = [g if t is None else g + t for g, t in zip(outcome.graph, taught, strict=True)]
         return outcome._replace(graph=graph, diagnostics=outcome.diagnostics | {"loss_supervised": loss.detach()})
 
-    def lesson(self, v: str, batch: State, real: State, fake: State, hears: list[str], known: float, dreams: float) -> Tensor:
+    def lesson(
+        self, v: str, batch: State, real: State, fake: State, hears: list[str], known: float, dreams: float
+    ) -> Tensor:
         r"""What the game does not need, and what helps it where few labels are known: cross-entropies of v given `hears`,
 
             known / B sum_(b: v known) -log p(v_b | real_b)  +  dreams / B sum_b -log p(v_b | fake_b)
@@ -532,5 +536,6 @@ def build(config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
     rest = {key: config[key] for key in ("critics", "chains", "game", "optim", "steps", "seed")}
     rest["supervised"] = config.get("supervised")
     if unsized := sorted(v for v, variable in graph.items() if variable["shape"] == [None]):
-        raise ValueError(f"model={config['model']['name']} has {', '.join(unsized)}: say how many classes there are, data.classes=K")
+        who = f"model={config['model']['name']} has {', '.join(unsized)}"
+        raise ValueError(f"{who}: say how many classes there are, data.classes=K")
     return MODELS[kind](graph=graph, networks=networks, **rest)

@@ -50,7 +50,9 @@ def datamodule(config: Mapping) -> DataModule:
     Raises:
         ConfigError: the model has labels that the data do not have.
     """
-    options = {key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale", "classes")}
+    options = {
+        key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale", "classes")
+    }
     data = DataModule(steps=config["steps"], seed=config["seed"], attributes="a" in config["graph"], **options)
     data.prepare_data()
     data.setup()
@@ -60,10 +62,15 @@ def datamodule(config: Mapping) -> DataModule:
 
 def check_classes(config: Mapping, data: DataModule) -> None:
     """Refuses a model with labels on data that have none, or others."""
-    wanted = config["data"].get("classes")
-    if "y" in config["graph"] and wanted != data.classes:
-        what = f"data.classes={wanted}, but {data.data.name} has {data.classes}: correct it" if data.classes else f"{data.data.name} has no labels"
-        raise ConfigError(f"model={config['model']['name']} learns labels, and {what}")
+    wanted, name = config["data"].get("classes"), data.data.name
+    if "y" not in config["graph"]:
+        return
+    if not data.classes:
+        raise ConfigError(
+            f"model={config['model']['name']} learns labels, and {name} has no labels: choose another model"
+        )
+    if wanted != data.classes:
+        raise ConfigError(f"data.classes={wanted}, but {name} has {data.classes}: correct it")
 
 
 def has_judge(data: DataModule) -> bool:

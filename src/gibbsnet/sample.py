@@ -43,11 +43,9 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     return out
 
 
-def dream(
-    module: GibbsNet, chain: Chain, data: DataModule, given: State, chains: int, seed: int, out: Path
-) -> str:
-    """Chains that hold nothing but what is given: chain.png shows ten of them as they go, samples.png the last states, and of images
-    with a label classes.png these by their label.
+def dream(module: GibbsNet, chain: Chain, data: DataModule, given: State, chains: int, seed: int, out: Path) -> str:
+    """Chains that hold nothing but what is given: chain.png shows ten of them as they go, samples.png the last states, and of
+    images with a label classes.png these by their label.
 
     samples.npz holds the last states of every variable, float32 (chains, *), x in [-1, 1].
     """
@@ -58,8 +56,8 @@ def dream(
     plots.save(plots.chain({i: s["x"] for i, s in states.items()}, real, last), out / "chain.png")
     plots.save(plots.samples(states[last]["x"], real, f"after {last} sweeps"), out / "samples.png")
     if "y" in states[last] and real.ndim == 4:
-        y = states[last]["y"]
-        plots.save(plots.by_class(states[last]["x"], y.argmax(1), y.shape[1], f"by label, after {last} sweeps"), out / "classes.png")
+        x, y = states[last]["x"], states[last]["y"]
+        plots.save(plots.by_class(x, y.argmax(1), y.shape[1], f"by label, after {last} sweeps"), out / "classes.png")
     save(states[last], out / "samples.npz")
     return f"{out}: {chains} chains, {last} sweeps"
 
@@ -152,7 +150,8 @@ def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> Sta
     given = {}
     for v, value in values.items():
         if v not in module.graph or v == "x":
-            raise ConfigError(f"clamp.values names {v}: expected variables out of {', '.join(u for u in module.graph if u != 'x')}")
+            known = ", ".join(u for u in module.graph if u != "x")
+            raise ConfigError(f"clamp.values names {v}: expected variables out of {known}")
         shape, labelled = module.graph[v].shape, module.graph[v].family.labelled
         if labelled and type(value) is int and 0 <= value < shape[0]:
             given[v] = torch.full((batch,), value)
@@ -161,7 +160,9 @@ def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> Sta
             wanted = f"a label in 0..{shape[0] - 1}" if labelled else f"a list of {shape[0]} entries"
             raise ConfigError(f"clamp.values of {v} is {value}: expected {wanted}")
         if v not in present and None in value:
-            raise ConfigError(f"clamp.values of {v} is {value}: null is what a real image has, and none is held (see clamp.whole)")
+            raise ConfigError(
+                f"clamp.values of {v} is {value}: null is what a real image has, and none is held: clamp.whole=[z]"
+            )
         given[v] = torch.tensor([float(entry or 0) for entry in value]).expand(batch, -1).clone()
         if None in value:
             as_it_is = torch.tensor([entry is None for entry in value])

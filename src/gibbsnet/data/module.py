@@ -196,7 +196,9 @@ class DataModule(LightningDataModule):
         if not 0 < self.labels < n:
             raise DataError(f"data.labels={self.labels}: expected a number in 1..{n - 1}, or null for all {n}")
         if not 0 <= self.labelled <= min(self.labels, self.batch_size - 1):
-            raise DataError(f"data.labelled={self.labelled}: expected 0..{min(self.labels, self.batch_size - 1)} of each batch")
+            raise DataError(
+                f"data.labelled={self.labelled}: expected 0..{min(self.labels, self.batch_size - 1)} of each batch"
+            )
         return part(n, self.labels, self.data.train.y, self.seed)[1]
 
     def split(self, name: str) -> Split:

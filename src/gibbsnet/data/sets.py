@@ -97,7 +97,9 @@ class DataSet:
             DataError: these are no grey images.
         """
         if not (self.levels and self.shape[0] == 1):
-            raise DataError(f"attributes are measured of grey images of digits, and {self.name} has none: choose another model")
+            raise DataError(
+                f"attributes are measured of grey images of digits, and {self.name} has none: choose another model"
+            )
         return Measure.of(units(self.train.x, self.levels))
 
     def measured(self) -> "DataSet":

@@ -1,11 +1,11 @@
 r"""What a model with labels y, and perhaps attributes a, does without having been trained for it, and what it has to beat.
 
-    asked       y clamped, the chain runs freely: does the judge see the class that was asked for?
-    joint       nothing clamped: does the judge give x the class that the chain gives it?
-    classified  x clamped: argmax_y q(y|x) on test images
-    attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
-    edits       z and y of a test image clamped, one attribute of it changed
-    halves      y clamped and half of the image
+asked       y clamped, the chain runs freely: does the judge see the class that was asked for?
+joint       nothing clamped: does the judge give x the class that the chain gives it?
+classified  x clamped: argmax_y q(y|x) on test images
+attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
+edits       z and y of a test image clamped, one attribute of it changed
+halves      y clamped and half of the image
 """
 
 from collections.abc import Iterator, Sequence
@@ -122,7 +122,9 @@ def placed(module, state: State) -> State:
     return {v: x.to(module.device) for v, x in state.items()}
 
 
-def attributes(module, data: DataModule, judge: Judge, held: Split, samples: int, seed: int) -> dict[str, dict[str, float]]:
+def attributes(
+    module, data: DataModule, judge: Judge, held: Split, samples: int, seed: int
+) -> dict[str, dict[str, float]]:
     """what makes the images -> {each attribute: share that measure as asked, class: share of the class asked for}.
 
     Asked for are the label and the attributes of images of the split, in turn.  "model": both clamped; "class": the label alone;
@@ -146,7 +148,9 @@ def as_asked(data: DataModule, judge: Judge, x: Tensor, y: Tensor, a: Tensor) ->
     return dict(zip(ATTRIBUTES, map(share, same.T), strict=True)) | {"class": share(classes(judge, x) == y)}
 
 
-def edits(module, data: DataModule, judge: Judge, held: Split, images: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+def edits(
+    module, data: DataModule, judge: Judge, held: Split, images: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
     """attribute -> what edits -> {changed, class_kept, others_kept, mse}.
 
     "model": z, y and the attributes are inferred from the image, the one attribute is changed, x is drawn; "reconstruction": the

@@ -126,8 +126,8 @@ PICTURES = {
     ),
     "classes": (
         "Classes",
-        "A column for each class. Asked: y was clamped to it. Joint: nothing was clamped, and the chain gave x and y together. Read: "
-        "real images, x was clamped.",
+        "A column for each class. Asked: y was clamped to it. Joint: nothing was clamped, and the chain gave x and y together. "
+        "Read: real images, x was clamped.",
     ),
     "edits": (
         "Edits",
