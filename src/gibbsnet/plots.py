@@ -430,7 +430,7 @@ def _labelled(module, joint: State, given: State, state: State, seed: int) -> It
     if "a" in state:
         flips = {f"¬{name}": _flipped(few, k) for k, name in enumerate(ATTRIBUTES)}
         edits = {name: module.decode(edited, seed) for name, edited in flips.items()}
-        yield "edits_a", fills(columns | edits, title="z and y clamped, one attribute changed")
+        yield "edits_a", fills(columns | edits, title="z, y clamped, a changed")
 
 
 def _flipped(state: State, k: int) -> State:
