@@ -282,8 +282,8 @@ def test_the_critic_sees_it_when_only_one_conditional_is_wrong(wrong, share, ste
 
 def test_what_it_cannot_see():
     """Where every label is held, q(y|x) takes part in the middle of the unclamped chain alone, and there only the law of (y, z)
-    that it leaves is seen: it may mistake every class for the next one.  Where none is and both chains end on it, it cancels; that
-    is refused."""
+    that it leaves is seen: it may mistake every class for the next one.  Where none is held and both chains end on it, it
+    cancels; that is refused."""
     px, qy, qz = WRONG["y given x"]
     for steps in (0, 1, 3):
         assert tv(clamped_law(qy, qz, 1.0), unclamped_law(px, qy, qz, steps)) < 1e-12
