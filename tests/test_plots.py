@@ -9,7 +9,7 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from gibbsnet import plots
+from gibbsnet import files, plots
 from gibbsnet.data import load, units
 from gibbsnet.noise import Noise
 
@@ -150,7 +150,7 @@ def test_steps_are_labelled_in_order_and_say_which_is_N(digit_figures):
 
 
 def test_limits_come_from_data_not_from_samples():
-    data = torch.rand(50, 2)
+    data = Noise(0, "limits").uniform((50, 2))
     near, far = (plots.samples(scale * torch.randn(20, 2), data).axes[0] for scale in (0.1, 100))
     assert near.get_xlim() == far.get_xlim() and near.get_ylim() == far.get_ylim()
     assert -0.3 < near.get_xlim()[0] < 0 and 1 < near.get_xlim()[1] < 1.3
@@ -239,7 +239,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(plots.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         plots.write(tmp_path / "f", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_bytes() == b"old"

@@ -28,12 +28,16 @@ class Stance:
     Arguments:
         clamped: its given entries are held (all of them, or those `seen`).
         potency: probability of being heard, in [0, 1], drawn per example and sweep; a tensor holds one value per example.
+        share: probability of being held where it is clamped, in training, drawn per example and chain; else it is redrawn.
     """
 
     clamped: bool = False
     potency: float | Tensor = 1.0
+    share: float = 1.0
 
     def __post_init__(self):
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is a probability: got {self.share}")
         low, high = torch.as_tensor(self.potency).aminmax()
         if not (low >= 0 and high <= 1):  # not a number is no probability either
             raise ValueError(f"potency is a probability: got {self.potency}")
@@ -132,6 +136,18 @@ class Chain:
         """The same chain with everything free and heard, and nothing from the present."""
         return replace(self, mode={}, present=())
 
+    @property
+    def unseen(self) -> "Chain":
+        """The same chain where nothing is seen of what it clamps and its start pass draws too."""
+        drawn = {v for block in self.draws(0) for v, _ in block}
+        return replace(self, mode={v: replace(s, clamped=s.clamped and v not in drawn) for v, s in self.mode.items()})
+
+    def shared(self, noise: Noise, given: State, seen: State, batch: int) -> State:
+        """The masks `seen`, less those examples that are not to be held, see `Stance.share`."""
+        shares = {v: self.mode[v].share for v in sorted(self.clamped & given.keys()) if self.mode[v].share < 1}
+        held = {v: _column(noise.at(v).uniform((batch,)) < share, given[v]) for v, share in shares.items()}
+        return seen | {v: seen[v] & h if v in seen else h.expand(given[v].shape) for v, h in held.items()}
+
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
         low, high = self.range
@@ -213,6 +229,7 @@ class Chain:
         `persistent` goes on.
         """
         steps, sweep = self.length(noise), len(self.blocks)
+        seen = self.shared(noise.at("share"), given, seen, batch)
         span = [
             self.grad_draws - (steps - i) * sweep for i in range(steps + 1)
         ]  # draws left for pass i, counted from its end
@@ -389,6 +406,20 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (like.ndim - 1))
 
 
+def check_labels(graph: Graph, given: State, least: int = 0) -> None:
+    """Refuses labels of classes that a variable does not have; where `least` is -1, that is an unknown label.
+
+    Raises:
+        ValueError: naming the variable, the label and what was expected.
+    """
+    for v, x in given.items():
+        if v in set(graph) and x.dtype == torch.int64 and x.numel():
+            (low, high), classes = x.aminmax(), graph[v].shape[0]
+            if low < least or high >= classes:
+                bad = int(high if high >= classes else low)
+                raise ValueError(f"a label of {v} is {bad}: expected {least}..{classes - 1}")
+
+
 def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:
     """Refuses values of unknown variables, and values or masks of another shape or type than theirs.
 
@@ -440,11 +471,14 @@ def check_pairing(graph: Graph, clamped: Chain, unclamped: Chain) -> None:
     """Refuse a game to which some conditional is invisible.
 
     If both chains last draw v from the same conditional, given the final values of the same neighbours, then the two joints
-    share that factor and no critic, however good, can tell a wrong one from a right one.
+    share that factor and no critic, however good, can tell a wrong one from a right one.  A variable that the clamped chain
+    clamps and its start pass draws too may be unseen in any example: there as well the critic must not be blind.
 
     Raises:
         ValueError: naming the variable and the conditional.
     """
+    if clamped.unseen.clamped != clamped.clamped:
+        check_pairing(graph, clamped.unseen, unclamped)
     for a in range(min(clamped.range[1], clamped.range[0] + 2) - clamped.range[0] + 1):
         for b in range(min(unclamped.range[1], unclamped.range[0] + 2) - unclamped.range[0] + 1):
             left = endings(clamped, graph, clamped.range[0] + a)

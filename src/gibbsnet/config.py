@@ -24,8 +24,8 @@ GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
 CIRCUMSTANCES = (
     "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
-    "data.resident", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
-    "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
+    "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.max_time", "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp",)
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7
@@ -51,6 +51,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
     "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
+    **dict.fromkeys(("data.labels", "data.classes"), ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1))),
+    "data.labelled": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
     **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),

@@ -26,6 +26,8 @@ from .noise import Noise
 class Family:
     """What every family answers; the defaults are those of a family whose one parameter is its natural one."""
 
+    labelled = False  # whether data of it are labels, integers
+
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of eta, without the batch, for a value of this shape."""
         return shape
@@ -37,6 +39,10 @@ class Family:
     def natural(self, message: Tensor) -> Tensor:
         """A message as a summand of eta."""
         return message
+
+    def value(self, data: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Data as values of a variable of this shape, (B, *shape)."""
+        return data.to(dtype)
 
     def fit(self, mean: Tensor) -> Tensor:
         """The prior eta whose mean is `mean`, where the family's prior may be fitted to data."""
@@ -172,6 +178,14 @@ class Bernoulli(Family):
 
 class Categorical(Family):
     """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through)."""
+
+    labelled = True
+
+    def value(self, data, shape, dtype):
+        """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""
+        if data.is_floating_point():
+            return data.to(dtype)
+        return (data[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
 
     def distribution(self, eta):
         return OneHotCategorical(logits=eta)

@@ -19,7 +19,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Attentive, Chain, Stance, Wakeful, check_pairing, parse
+from .chain import Attentive, Chain, Stance, Wakeful, check_labels, check_pairing, parse
 from .game import Game, Outcome
 from .graph import Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
@@ -41,6 +41,13 @@ def _possible(chain: Chain, given: State) -> Chain:
     return chain if chain.given <= given.keys() else chain.dreaming
 
 
+def perceiving(chain: Chain, given: State) -> Chain:
+    """The clamped chain outside of training: all that is given is held, what is not is free."""
+    return replace(
+        chain, mode={v: replace(s, clamped=s.clamped and v in given, share=1.0) for v, s in chain.mode.items()}
+    )
+
+
 def holding(chain: Chain, given: State) -> Chain:
     """The chain that also clamps what is given."""
     held = {v: replace(chain.mode.get(v, Stance()), clamped=True) for v in given}
@@ -57,6 +64,13 @@ def check_names(graph: Graph, chain: Chain) -> None:
     for v, hears in (draw for block in chain.draws(1) for draw in block):
         if deaf := sorted((hears or set()) - graph.neighbours(v) - {""}):
             raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
+
+
+def check_lessons(graph: Graph, supervised: Mapping) -> None:
+    """Refuses supervised terms of unknown variables, or along edges that are none."""
+    for v, options in supervised.items():
+        if v not in set(graph) or not set(options["hears"]) <= graph.neighbours(v):
+            raise ValueError(f"supervised: {v} given {', '.join(options['hears'])} is no conditional of the graph")
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -82,6 +96,7 @@ class GibbsNet(LightningModule):
         critics: see `build_critics`.
         chains: {"clamped": {...}, "unclamped": {...}}, see `build_chain`.
         game: see `Game`.
+        supervised: variable -> {"hears": [...], "known": weight, "dreams": weight}, see `lesson`.
         optim: lr, lr_critic, betas, anneal (final learning rate factor), clip (greatest gradient norm per player, or null),
             ema (decay per step), skip_nonfinite (batches in a row that may pass without a step, see `_skipped`).
         steps: batches in the whole run (the annealing's end).
@@ -101,6 +116,7 @@ class GibbsNet(LightningModule):
         optim: dict,
         steps: int,
         seed: int = 0,
+        supervised: dict | None = None,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -111,6 +127,7 @@ class GibbsNet(LightningModule):
             self.graph = build_graph(graph, networks, self.unclamped.learned)
             self.critics = build_critics(critics, graph, networks)
         self.game = Game(**game)
+        self.supervised = {v: o for v, o in (supervised or {}).items() if o["known"] or o["dreams"]}
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
@@ -134,6 +151,7 @@ class GibbsNet(LightningModule):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
+        check_lessons(self.graph, self.supervised)
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
 
@@ -149,6 +167,11 @@ class GibbsNet(LightningModule):
         """Names of the latents, from x upward: the order in which the clamped chain first draws them."""
         drawn = [v for block in self.clamped.draws(1) for v, _ in block if v not in self.clamped.clamped]
         return list(dict.fromkeys(drawn))
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of what is observed beside x: the clamped chain holds it where it is known."""
+        return [v for v in self.graph if v in self.clamped.clamped and v != "x"]
 
     @property
     def images_seen(self) -> int:
@@ -173,7 +196,7 @@ class GibbsNet(LightningModule):
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
         before = [buffer.clone() for buffer in self._statistics]
         real, fake = self.pairs(batch, noise, step)
-        outcome = self.contest(real, fake, noise, step)
+        outcome = self.taught(self.contest(real, fake, noise, step), batch, real, fake)
         skipped = self._update(outcome, step)
         with torch.no_grad():
             if skipped:
@@ -192,12 +215,13 @@ class GibbsNet(LightningModule):
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
-        return self.contest(*self.pairs(batch, noise, step), noise, step)
+        real, fake = self.pairs(batch, noise, step)
+        return self.taught(self.contest(real, fake, noise, step), batch, real, fake)
 
     def pairs(self, batch: State, noise: Noise, step: int = 0) -> tuple[State, State]:
         """The last states of the clamped and of the unclamped chain."""
         given, size = self._held(batch), len(batch["x"])
-        real = self.clamped.run(self.graph, noise.at("clamped"), given, batch=size)
+        real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain = self.unclamped.during(step)
         held = {v: real[v].detach() for v in sorted(chain.given)}
         kept = self._kept_here(noise, size)
@@ -209,10 +233,53 @@ class GibbsNet(LightningModule):
         missed = self._missed(self.graph, real).square().mean() if self.game.cycle else None
         return self.game.play(self.critics, real, fake, *self._players, step, audible, missed)
 
+    def taught(self, outcome: Outcome, batch: State, real: State, fake: State) -> Outcome:
+        """The game's outcome with the supervised terms, where there are any: the graph's gradient of their sum added."""
+        if not self.supervised:
+            return outcome
+        loss = sum(self.lesson(v, batch, real, fake, **options) for v, options in self.supervised.items())
+        taught = torch.autograd.grad(loss, self._players[0], allow_unused=True)
+        graph = [g if t is None else g + t for g, t in zip(outcome.graph, taught, strict=True)]
+        return outcome._replace(graph=graph, diagnostics=outcome.diagnostics | {"loss_supervised": loss.detach()})
+
+    def lesson(
+        self, v: str, batch: State, real: State, fake: State, hears: list[str], known: float, dreams: float
+    ) -> Tensor:
+        r"""What the game does not need, and what helps it where few labels are known: cross-entropies of v given `hears`,
+
+            known / B sum_(b: v known) -log p(v_b | real_b)  +  dreams / B sum_b -log p(v_b | fake_b)
+
+        The second is on pairs that the unclamped chain made: no gradient reaches them.
+        """  # fmt: skip
+        size, mask = len(batch["x"]), self._known(batch).get(v)
+        truth = self._held(batch)[v]  # the game may have redrawn it
+        if mask is not None:
+            truth = torch.where(mask, truth, real[v].detach())
+        loss = 0.0
+        for weight, state, value in ((known, real, truth), (dreams, fake, fake[v].detach())):
+            if weight:
+                wrong = -self.graph[v]({u: state[u].detach() for u in hears}, size).log_prob(value)
+                counts = 1.0 if mask is None or state is fake else mask[:, 0]
+                loss = loss + weight * (wrong * counts).mean()
+        return loss
+
     def _held(self, values: State) -> State:
         """Those values that the clamped chain holds, in the weights' precision."""
+        held = {v: x for v, x in values.items() if v in self.clamped.clamped}
+        if not self.training:  # looking at them would make the host wait for a GPU, and `data` has looked
+            check_labels(self.graph, held, least=-1)
+        return self._values(held)
+
+    def _values(self, data: State) -> State:
+        """Data as values of the variables: labels become one-hot vectors."""
         dtype = self.graph["x"].prior.dtype
-        return {v: x.to(dtype) for v, x in values.items() if v in self.clamped.clamped}
+        known = {v: x for v, x in data.items() if v in set(self.graph)}
+        return data | {v: self.graph[v].family.value(x, self.graph[v].shape, dtype) for v, x in known.items()}
+
+    def _known(self, data: State) -> State:
+        """Masks of the labels (integers) among the data, which -1 says are unknown."""
+        labels = {v: x for v, x in data.items() if v in self.clamped.clamped and x.dtype == torch.int64}
+        return {v: (x >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
 
     def _kept_here(self, noise: Noise, size: int) -> State:
         """This rank's part of the persistent chain; a chain of another size (a resumed run's batch) begins anew."""
@@ -330,7 +397,8 @@ class GibbsNet(LightningModule):
         chain: another than the one that was trained, over the same graph.  The trained one dreams, whatever mode it was trained
             in, where it would need a present that is not given.
         """
-        chain = chain or _possible(self.unclamped, given)
+        check_labels(self.graph, given)
+        chain, given = chain or _possible(self.unclamped, given), self._values(given)
         check_names(self.graph, chain.chain if isinstance(chain, Wakeful) else chain)
         yield from chain.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
 
@@ -351,7 +419,8 @@ class GibbsNet(LightningModule):
                 (`Attentive`), without it they are plain.
             dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.
         """
-        plain = holding(_possible(chain or self.unclamped, given), given)
+        check_labels(self.graph, given)
+        plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
         check_names(self.graph, plain)
         noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
         if scale is None:
@@ -375,9 +444,9 @@ class GibbsNet(LightningModule):
 
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:
-        """The clamped chain's last state; `given` = {"x": images}."""
-        given = self._held(given)
-        return self.clamped.run(self._ready(), self._keyed(seed, "infer"), given, batch=len(given["x"]))
+        """The clamped chain's last state; `given` = {"x": images}, and what else it clamps: what is not given is drawn."""
+        held, seen = self._held(given), self._known(given)
+        return perceiving(self.clamped, held).run(self._ready(), self._keyed(seed, "infer"), held, seen, len(held["x"]))
 
     @torch.no_grad()
     def posterior_mean(self, given: State, latent: str, seed: int) -> Tensor:
@@ -391,20 +460,20 @@ class GibbsNet(LightningModule):
 
     @torch.no_grad()
     def reconstruct(self, state: State, latent: str, seed: int) -> Tensor:
-        """x' drawn downward from `latent` alone, shape of x."""
+        """x' drawn downward from `latent` alone (and the labels in `state`), shape of x."""
         order = [v for block in self.unclamped.start for v, _ in parse(block)]
         below = order[order.index(latent) + 1 :] if latent in order else ["x"]
-        return self._down({latent: state[latent]}, below, self._keyed(seed, "reconstruct"))["x"]
+        held = {v: state[v] for v in [latent, *self.labels] if v in state}
+        return self._down(held, [v for v in below if v not in held], self._keyed(seed, "reconstruct"))["x"]
 
     @torch.no_grad()
     def decode(self, state: State, seed: int) -> Tensor:
-        """x given the latents in `state`; those that are missing are drawn downward from those that are there."""
+        """x given the latents and labels in `state`; what is missing is drawn downward from what is there."""
         order = [v for block in self.unclamped.start for v, _ in parse(block)]
         there = [k for k, v in enumerate(order) if v in state and v != "x"]
         below = [v for v in order[min(there) :] if v not in state or v == "x"]
-        return self._down({v: u for v, u in state.items() if v in self.latents}, below, self._keyed(seed, "decode"))[
-            "x"
-        ]
+        held = {v: u for v, u in state.items() if v != "x"}
+        return self._down(held, below, self._keyed(seed, "decode"))["x"]
 
     def _down(self, state: State, names: list[str], noise: Noise) -> State:
         graph, batch = self._ready(), len(next(iter(state.values())))
@@ -465,4 +534,8 @@ def build(config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
     if kind not in MODELS:
         raise ValueError(f"model.kind={kind}: expected one of {', '.join(MODELS)}")
     rest = {key: config[key] for key in ("critics", "chains", "game", "optim", "steps", "seed")}
+    rest["supervised"] = config.get("supervised")
+    if unsized := sorted(v for v, variable in graph.items() if variable["shape"] == [None]):
+        who = f"model={config['model']['name']} has {', '.join(unsized)}"
+        raise ValueError(f"{who}: say how many classes there are, data.classes=K")
     return MODELS[kind](graph=graph, networks=networks, **rest)

@@ -25,7 +25,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from gibbsnet.data import DataSet, State, units
+from gibbsnet.data import ATTRIBUTES, DataSet, State, units
 from gibbsnet.files import replace
 from gibbsnet.noise import Noise
 
@@ -355,11 +355,22 @@ def fills(columns: Mapping[str, Tensor], held: Tensor | None = None, title: str 
     return image_grid(torch.stack(list(columns.values()), 1), title, columns=list(columns))
 
 
+def by_class(x: Tensor, y: Tensor, classes: int, title: str = "", rows: int = 8) -> Figure:
+    """A column for each class (ten at most) of images (n, C, H, W) in [-1, 1] that have the label y, (n,); white where there are
+    too few."""
+    columns = []
+    for k in range(min(classes, 10)):
+        mine = x[y == k][:rows].detach().cpu()
+        columns.append(torch.cat([mine, mine.new_ones(rows - len(mine), *mine.shape[1:])]))
+    return image_grid(torch.stack(columns, 1), title, columns=[str(k) for k in range(len(columns))])
+
+
 # ------------------------------------------------------------------------------------------------------ all of them
 
 
 def figures(module, data: DataSet, judge, seed: int = 0, quick: bool = False) -> Iterator[tuple[str, Figure]]:
-    """Names and figures of one model: samples, chain, tsne_x, tsne_z, latent_<z>, interpolations, reconstructions_<z>.
+    """Names and figures of one model: samples, chain, tsne_x, tsne_z, latent_<z>, interpolations, reconstructions_<z>; of one
+    with labels, for images, classes_joint, classes_asked, classes_read, edits_y and perhaps edits_a.
 
     Equal seeds show the same real examples and use the same noise, whenever it is called and whatever the model.
 
@@ -377,8 +388,12 @@ def figures(module, data: DataSet, judge, seed: int = 0, quick: bool = False) ->
     yield "samples", samples(x[module.N], real, f"samples, {_step(module.N, module.N)}")
     yield "chain", chain(x, real, module.N)
     given = {"x": real.to(device)} | ({} if labels is None else {"y": labels.to(device)})
+    observed = getattr(module, "labels", [])
+    given |= {"a": data.measure(real).to(device)} if "a" in observed else {}
     state = module.infer(given, seed)
     inferred = {z: state[z] for z in module.latents if state[z].is_floating_point()}  # a label has no plane
+    if "y" in observed and real.ndim == 4:
+        yield from _labelled(module, states[module.N], given, state, seed)
     if not quick:
         yield from _embeddings(module, states, real, inferred, labels, lambda x: _classes(judge, data, x), seed)
     prior = next(iter(module.trajectory(1000, seed)))
@@ -386,11 +401,43 @@ def figures(module, data: DataSet, judge, seed: int = 0, quick: bool = False) ->
         mean = module.posterior_mean(given, latent, seed)
         yield f"latent_{latent}", latent_plane(mean, prior[latent], labels, f"{latent}, posterior means of data")
     if not quick:
-        path, ends = _between(module, inferred, real, seed)
+        ends = inferred | {v: state[v] for v in observed}
+        path, ends = _between(module, ends, real, seed)
         yield "interpolations", interpolations(path, real, ends, f"between latents {' and '.join(inferred)}")
     for latent in inferred:
         again = module.reconstruct(state, latent, seed)
         yield f"reconstructions_{latent}", reconstructions(real, again, real, f"x and x′ from {latent} alone")
+
+
+def _labelled(module, joint: State, given: State, state: State, seed: int) -> Iterator[tuple[str, Figure]]:
+    """What a model with labels does with them.
+
+    joint: chains that ran freely; given, state: real images with their labels, and what was inferred of them.
+    """
+    classes = joint["y"].shape[1]
+    drawn = joint["y"].argmax(1)
+    yield "classes_joint", by_class(joint["x"], drawn, classes, "x and y drawn together: samples by their label")
+    y = torch.arange(classes, device=_device(module)).repeat(8)
+    asked = next(islice(module.fill({"y": y}, {}, seed), module.N, None))["x"]
+    yield "classes_asked", by_class(asked, y, classes, "y clamped: the class that was asked for")
+    read = module.posterior_mean({"x": given["x"]}, "y", seed).argmax(1)
+    yield "classes_read", by_class(given["x"], read, classes, "x clamped: real images by the class they are read as")
+    few = {v: values[:8] for v, values in state.items() if v != "x"}
+    columns = {"real": given["x"][:8], "x′": module.decode(few, seed)}
+    every = torch.eye(classes, device=_device(module), dtype=few["y"].dtype)
+    styles = {str(k): module.decode(few | {"y": every[k].expand_as(few["y"])}, seed) for k in range(min(classes, 10))}
+    yield "edits_y", fills(columns | styles, title="z clamped, y changed")
+    if "a" in state:
+        flips = {f"¬{name}": _flipped(few, k) for k, name in enumerate(ATTRIBUTES)}
+        edits = {name: module.decode(edited, seed) for name, edited in flips.items()}
+        yield "edits_a", fills(columns | edits, title="z, y clamped, a changed")
+
+
+def _flipped(state: State, k: int) -> State:
+    """The state with bit k of the attributes the other way."""
+    a = state["a"].clone()
+    a[:, k] = 1 - a[:, k]
+    return state | {"a": a}
 
 
 def _device(module) -> torch.device:

@@ -56,12 +56,32 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def datamodule(config: Mapping) -> DataModule:
-    """The configuration's data, loaded."""
-    options = {key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale")}
-    data = DataModule(steps=config["steps"], seed=config["seed"], **options)
+    """The configuration's data, loaded.
+
+    Raises:
+        ConfigError: the model has labels that the data do not have.
+    """
+    options = {
+        key: value for key, value in config["data"].items() if key not in ("shape", "family", "scale", "classes")
+    }
+    data = DataModule(steps=config["steps"], seed=config["seed"], attributes="a" in config["graph"], **options)
     data.prepare_data()
     data.setup()
+    check_classes(config, data)
     return data
+
+
+def check_classes(config: Mapping, data: DataModule) -> None:
+    """Refuses a model with labels on data that have none, or others."""
+    wanted, name = config["data"].get("classes"), data.data.name
+    if "y" not in config["graph"]:
+        return
+    if not data.classes:
+        raise ConfigError(
+            f"model={config['model']['name']} learns labels, and {name} has no labels: choose another model"
+        )
+    if wanted != data.classes:
+        raise ConfigError(f"data.classes={wanted}, but {name} has {data.classes}: correct it")
 
 
 def has_judge(data: DataModule) -> bool:

@@ -13,7 +13,7 @@ from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
 from .files import replace
-from .modules import GibbsNet, build_chain
+from .modules import GibbsNet, build_chain, holding
 from .noise import Noise
 from .prepare import datamodule
 from .train import load_run
@@ -27,7 +27,7 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     """Draws from the configuration's run; returns the folder of what was written, <run>/samples.
 
     With `clamp.hole` or `clamp.whole` parts of real images are held, see `fill`.  In a mode that clamps something, or starts from
-    the present, real images are the present, see `be`.  Else chains run freely, see `dream`.
+    the present, real images are the present, see `be`.  Else chains run freely, but for `clamp.values`, see `dream`.
     """
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
@@ -35,26 +35,30 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
-    if clamp["hole"] or clamp["whole"]:
+    if clamp["hole"] or clamp["whole"]:  # real images, beside which values may be held
         print(fill(module, chain, data, clamp, seed, out))
     elif chain.given:
         print(be(module, chain, data, chains, clamp["emergency"], seed, out / f"{config['mode'] or 'present'}.png"))
     else:
-        print(dream(module, chain, data, chains, seed, out))
+        print(dream(module, chain, data, valued(module, {}, clamp["values"], chains), chains, seed, out))
     return out
 
 
-def dream(module: GibbsNet, chain: Chain, data: DataModule, chains: int, seed: int, out: Path) -> str:
-    """Free chains: chain.png shows ten of them as they go, samples.png the last states.
+def dream(module: GibbsNet, chain: Chain, data: DataModule, given: State, chains: int, seed: int, out: Path) -> str:
+    """Chains that hold nothing but what is given: chain.png shows ten of them as they go, samples.png the last states, and of
+    images with a label classes.png these by their label.
 
     samples.npz holds the last states of every variable, float32 (chains, *), x in [-1, 1].
     """
     last = chain.range[1]
-    walk = islice(module.trajectory(chains, seed, chain=chain), last + 1)
+    walk = islice(module.trajectory(chains, seed, given, chain=holding(chain, given)), last + 1)
     states = {i: state for i, state in enumerate(walk) if i in {*plots.STEPS, last}}
     real = data.state("validation")["x"]
     plots.save(plots.chain({i: s["x"] for i, s in states.items()}, real, last), out / "chain.png")
     plots.save(plots.samples(states[last]["x"], real, f"after {last} sweeps"), out / "samples.png")
+    if "y" in states[last] and real.ndim == 4:
+        x, y = states[last]["x"], states[last]["y"]
+        plots.save(plots.by_class(x, y.argmax(1), y.shape[1], f"by label, after {last} sweeps"), out / "classes.png")
     save(states[last], out / "samples.npz")
     return f"{out}: {chains} chains, {last} sweeps"
 
@@ -111,7 +115,8 @@ def title(clamp: Mapping) -> str:
         f"{clamp['of']}: {clamp['hole']} {'from the next' if clamp['mix'] else 'missing'}" if clamp["hole"] else ""
     )
     whole = f"held whole: {', '.join(clamp['whole'])}" if clamp["whole"] else ""
-    return "; ".join(part for part in (missing, whole) if part)
+    values = "; ".join(f"{v} = {value}" for v, value in clamp["values"].items())
+    return "; ".join(part for part in (missing, whole, values) if part)
 
 
 def held(module: GibbsNet, real: State, clamp: Mapping, seed: int) -> tuple[State, State]:
@@ -126,7 +131,7 @@ def held(module: GibbsNet, real: State, clamp: Mapping, seed: int) -> tuple[Stat
         raise ConfigError(f"clamp names {', '.join(unknown)}: expected variables out of {', '.join(present)}")
     if len(real["x"].shape) != 4:
         raise ConfigError("clamp: only images can be shown with parts of them held")
-    given, seen = {v: present[v] for v in wanted}, {}
+    given, seen = {v: present[v] for v in wanted} | valued(module, present, clamp["values"], len(real["x"])), {}
     if clamp["hole"]:
         v, x = clamp["of"], present[clamp["of"]]
         missing = hole(clamp["hole"], x.shape[1:], len(x), Noise(seed, "hole"), clamp["share"], clamp["channels"])
@@ -135,6 +140,35 @@ def held(module: GibbsNet, real: State, clamp: Mapping, seed: int) -> tuple[Stat
         else:
             seen[v] = ~missing
     return given, seen
+
+
+def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> State:
+    """The values that variables are held at, (batch, *): a label, or entries, of which null is as it is in the present.
+
+    Raises:
+        ConfigError: an unknown variable, another number of entries, or a null where there is no present.
+    """
+    given = {}
+    for v, value in values.items():
+        if v not in module.graph or v == "x":
+            known = ", ".join(u for u in module.graph if u != "x")
+            raise ConfigError(f"clamp.values names {v}: expected variables out of {known}")
+        shape, labelled = module.graph[v].shape, module.graph[v].family.labelled
+        if labelled and type(value) is int and 0 <= value < shape[0]:
+            given[v] = torch.full((batch,), value)
+            continue
+        if labelled or not isinstance(value, list) or len(shape) > 1 or len(value) != shape[0]:
+            wanted = f"a label in 0..{shape[0] - 1}" if labelled else f"a list of {shape[0]} entries"
+            raise ConfigError(f"clamp.values of {v} is {value}: expected {wanted}")
+        if v not in present and None in value:
+            raise ConfigError(
+                f"clamp.values of {v} is {value}: null is what a real image has, and none is held: clamp.whole=[z]"
+            )
+        given[v] = torch.tensor([float(entry or 0) for entry in value]).expand(batch, -1).clone()
+        if None in value:
+            as_it_is = torch.tensor([entry is None for entry in value])
+            given[v] = torch.where(as_it_is, present[v], given[v])
+    return given
 
 
 def repeated(x: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ Reference: Theis, van den Oord and Bethge, A note on the evaluation of generativ
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from gibbsnet.data.attributes import Measure
 from gibbsnet.noise import Noise
 
 
@@ -28,17 +29,23 @@ class Split:
     """Part of a data set.
 
     x: uint8 pixels (n, C, H, W), or float32 points (n, 2) in unit-variance coordinates.
-    y: int64 labels (n,), or None.
+    y: int64 labels (n,), -1 where the label is unknown, or None.
+    a: attributes, bool (n, k), or None where none were measured.
     """
 
     x: Tensor
     y: Tensor | None = None
+    a: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, indices: Tensor) -> "Split":
-        return Split(self.x[indices], None if self.y is None else self.y[indices])
+        return Split(*(None if values is None else values[indices] for values in (self.x, self.y, self.a)))
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same examples on a device."""
+        return Split(*(None if values is None else values.to(device) for values in (self.x, self.y, self.a)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,24 @@ class DataSet:
             for values in (split.x, split.y):
                 digest.update(b"none" if values is None else values.contiguous().numpy())
         return digest.hexdigest()[:32]
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What tells the attributes of digits like the training images.
+
+        Raises:
+            DataError: these are no grey images.
+        """
+        if not (self.levels and self.shape[0] == 1):
+            raise DataError(
+                f"attributes are measured of grey images of digits, and {self.name} has none: choose another model"
+            )
+        return Measure.of(units(self.train.x, self.levels))
+
+    def measured(self) -> "DataSet":
+        """The same with the attributes of every example, measured of the pixels as they are stored."""
+        splits = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        return replace(self, **{k: replace(s, a=self.measure(units(s.x, self.levels))) for k, s in splits.items()})
 
     @property
     def development(self) -> Split:

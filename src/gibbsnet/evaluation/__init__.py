@@ -2,6 +2,7 @@
 
 from gibbsnet.evaluation.fills import evaluate_fills
 from gibbsnet.evaluation.inception import find_inception
+from gibbsnet.evaluation.labels import evaluate_labels
 from gibbsnet.evaluation.suite import STEPS, evaluate, validation_distance
 
-__all__ = ["STEPS", "evaluate", "evaluate_fills", "find_inception", "validation_distance"]
+__all__ = ["STEPS", "evaluate", "evaluate_fills", "evaluate_labels", "find_inception", "validation_distance"]

@@ -293,7 +293,9 @@ def _kinds(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 def _kind(name: str) -> str:
     """latent_z1 -> latent."""
-    return next((kind for kind in ("latent", "reconstructions") if name.startswith(f"{kind}_")), name)
+    return next(
+        (kind for kind in ("latent", "reconstructions", "classes", "edits") if name.startswith(f"{kind}_")), name
+    )
 
 
 def _names(runs: Sequence[Run], kind: str) -> list[str]:

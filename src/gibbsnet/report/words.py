@@ -124,6 +124,15 @@ PICTURES = {
         "Each real x stands above, or is joined to, an x′ drawn from its inferred latent alone. What agrees is what that "
         "latent remembers.",
     ),
+    "classes": (
+        "Classes",
+        "A column for each class. Asked: y was clamped to it. Joint: nothing was clamped, and the chain gave x and y together. "
+        "Read: real images, x was clamped.",
+    ),
+    "edits": (
+        "Edits",
+        "A real image, its reconstruction, and the same with another label or one attribute changed while the latents are held.",
+    ),
 }
 
 # file that a benchmark leaves in a run's folder: title, how to read it

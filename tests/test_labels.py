@@ -1,0 +1,447 @@
+"""Labels and attributes as variables: what is measured, what is known, what the game sees, and the numbers."""
+
+import json
+from dataclasses import replace
+from itertools import islice, product
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from benchmarks import labels as bench
+from gibbsnet.__main__ import main
+from gibbsnet.chain import Chain, Stance, check_pairing
+from gibbsnet.classifier import load_judge
+from gibbsnet.config import ConfigError, load
+from gibbsnet.data import ATTRIBUTES, DataError, DataModule, units
+from gibbsnet.data.attributes import ink, loop, slant, thickness
+from gibbsnet.evaluation import evaluate_labels
+from gibbsnet.evaluation.labels import edit
+from gibbsnet.graph import build_graph
+from gibbsnet.modules import build
+from gibbsnet.noise import Noise
+from gibbsnet.prepare import datamodule
+from tests.models import tv
+
+FEW = ["data.labels=100", "data.labelled=20"]
+
+
+def pictures(*rows):
+    """Images (n, 1, H, W) in [-1, 1] from drawings: lists of words, # ink and . none."""
+    return torch.tensor([[[[1.0 if c == "#" else -1.0 for c in line] for line in words.split()]] for words in rows])
+
+
+def made(model="labelled", *settings):
+    """A module of digits and its data."""
+    config = load([f"model={model}", "steps=4", *settings])
+    return build(config, (1, 8, 8)), datamodule(config)
+
+
+def batch_of(data, split="train"):
+    return data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("cpu"))
+
+
+# Attributes
+
+
+def test_a_loop_is_dark_that_is_shut_in():
+    x = pictures(
+        "..... .###. .#.#. .###. .....", "..... .###. .#... .###. .....", "#.... .#... ..#.. ...#. ....#",
+        ".#... #.#.. .#... ..... .....", "..... ..... ..... ..... .....",
+    )  # fmt: skip
+    assert loop(ink(x)).tolist() == [1, 0, 0, 1, 0]  # a ring, open; a stroke; joined by corners alone; nothing
+    grey = x[:1].clone()
+    grey[..., 1, 2] = 0.0  # the ring's weakest place
+    assert loop(ink(grey)) == pytest.approx((0.5 - 0.1) / 0.9)
+
+
+def test_slant_and_thickness_by_hand():
+    x = pictures("...# ..#. .#.. #...", "#... .#.. ..#. ...#", ".#.. .#.. .#.. .#..")
+    assert slant(ink(x)).tolist() == pytest.approx([1, -1, 0])
+    bars = torch.full((3, 1, 40, 20), -1.0)
+    for k, width in enumerate((2, 4, 8)):
+        bars[k, :, :, 5 : 5 + width] = 1
+    # wL of ink and 2 (L + w) of edge: the ends are edges too.
+    assert thickness(ink(bars)).tolist() == pytest.approx([w * 40 / (40 + w) / 40 for w in (2, 4, 8)], rel=0.02)
+    assert slant(ink(torch.full((1, 1, 4, 4), -1.0))) == thickness(ink(torch.full((1, 1, 4, 4), -1.0))) == 0
+
+
+def test_attributes_of_digits():
+    data = made("attributes")[1].data
+    share = {k: data.train.a[data.train.y == k].double().mean(0) for k in range(10)}
+    assert all(share[k][0] > 0.7 for k in (0, 6, 8, 9)) and all(share[k][0] < 0.25 for k in (1, 2, 3, 5, 7))
+    assert (data.train.a.double().mean(0)[1:] - 0.5).abs().max() < 1e-3  # slanted and thick: more than the median
+    assert torch.equal(data.test.a, data.measure(units(data.test.x, data.levels)))
+    assert data.train.a.shape == (len(data.train), len(ATTRIBUTES)) and data.train.a.dtype == torch.bool
+
+
+# What is known
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_labels_are_chosen_in_the_proportions_of_the_classes(seed):
+    data = made("labelled", *FEW, f"seed={seed}")[1]
+    y = data.data.train.y
+    assert len(data.known) == 100 and (torch.bincount(y[data.known]) - 10).abs().max() <= 1
+    hidden = data.split("train").y
+    assert torch.equal(hidden[data.known], y[data.known]) and (hidden >= 0).sum() == 100
+    assert torch.equal(data.split("test").y, data.data.test.y)
+    for draw in islice(data.train_dataloader(), 3):
+        assert set(draw.indices[-20:].tolist()) <= set(data.known.tolist()) and len(draw.indices) == 100
+    other = made("labelled", *FEW, f"seed={1 - seed}")[1].known
+    assert not torch.equal(data.known, other)
+
+
+def test_ranks_share_batches_with_labelled_examples():
+    config = load(["model=labelled", "steps=4", *FEW])
+    data = datamodule(config)
+    whole = [d.indices for d in data.train_dataloader()]
+    loader = data.train_dataloader()
+    parts = []
+    for rank in range(2):
+        loader.rank, loader.ranks = rank, 2
+        parts.append([d.indices for d in loader])
+    assert all(torch.equal(w, torch.cat([a, b])) for w, a, b in zip(whole, *parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["data.labels=1221"], "data.labels=1221: expected a number in 1..1220"),
+        (["data.labels=20", "data.labelled=30"], "data.labelled=30: expected 0..20"),
+        (["data.labels=0"], "data.labels=0: expected an integer of at least 1"),
+        (["data.classes=9"], "data.classes=9, but digits has 10"),
+    ],
+)
+def test_numbers_of_labels_that_cannot_be(settings, words):
+    with pytest.raises((DataError, ConfigError), match=words):
+        datamodule(load(["model=labelled", *settings]))
+
+
+def test_data_without_what_a_model_observes_are_refused_in_one_line(tmp_path):
+    np.savez(tmp_path / "plain.npz", images=np.zeros((40, 8, 8), np.uint8))
+    own = ["data=npz", f"data.path={tmp_path / 'plain.npz'}", "data.batch_size=10"]
+    with pytest.raises(ConfigError, match="model=labelled learns labels, and npz has no labels"):
+        datamodule(load(["model=labelled", *own, "data.classes=3"]))
+    with pytest.raises(ValueError, match="model=labelled has y: say how many classes there are"):
+        build(load(["model=labelled", *own]), (1, 8, 8))
+    with pytest.raises(DataError, match="attributes are measured of grey images of digits, and ring has none"):
+        datamodule(load(["model=attributes", "data=ring"]))
+
+
+# Chains that hold labels
+
+
+@pytest.mark.parametrize("model", ["labelled", "attributes"])
+def test_known_labels_are_bit_equal_and_unknown_ones_drawn(model):
+    module, data = made(model, *FEW)
+    batch = batch_of(data)
+    known = batch["y"] >= 0
+    real, fake = module.pairs(batch, Noise(0))
+    assert torch.equal(real["y"][known], torch.eye(10)[batch["y"][known]])
+    assert torch.equal(real["y"].sum(1), torch.ones(100)) and len(real["y"][~known].argmax(1).unique()) > 3
+    assert not torch.equal(real["y"][~known], module.pairs(batch, Noise(1))[0]["y"][~known])
+    if model == "attributes":
+        assert torch.equal(real["a"], batch["a"].float())
+    assert set(fake) == set(module.graph)
+
+
+def test_a_share_of_the_known_labels_is_held():
+    module, data = made("labelled", "chains.clamped.mode.y.share=0.3")
+    batch = batch_of(data)
+    held = [(module.pairs(batch, Noise(k))[0]["y"].argmax(1) == batch["y"]).double().mean() for k in range(40)]
+    expected = 0.3 + 0.7 * 0.1  # an untrained q(y|x) hits by chance
+    assert (torch.stack(held).mean() - expected).abs() < 5 * (0.25 / 4000) ** 0.5
+    assert torch.equal(module.eval().infer(batch, 0)["y"].argmax(1), batch["y"])  # outside of training all are
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_clamped_label_is_bit_equal_at_every_step(steps):
+    module, _ = made()
+    y = torch.arange(20) % 10
+    for state in islice(module.eval().fill({"y": y}, {}, 0), steps + 1):
+        assert torch.equal(state["y"], torch.eye(10)[y])
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda m, x: m.fill({"y": torch.tensor([3, 10])}, {}, 0), r"a label of y is 10: expected 0\.\.9"),
+        (lambda m, x: m.trajectory(2, 0, {"y": torch.tensor([3, -1])}), r"a label of y is -1: expected 0\.\.9"),
+        (lambda m, x: iter([m.infer({"x": x, "y": torch.tensor([3, 12])}, 0)]), r"a label of y is 12: expected -1\.\.9"),
+        (lambda m, x: m.fill({"x": x, "y": torch.tensor([3])}, {}, 0), r"the values of y: shape \(1, 10\), expected \(2, 10\)"),
+        (
+            lambda m, x: m.fill({"y": torch.tensor([3, 4])}, {"y": torch.ones(2, dtype=torch.bool)}, 0),
+            r"the mask of y: shape \(2,\), expected \(2, 10\)",
+        ),
+    ],
+)  # fmt: skip
+def test_labels_and_masks_that_cannot_be(call, words):
+    module, x = made()[0].eval(), torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=words):
+        next(call(module, x))
+
+
+@pytest.mark.parametrize("dreams", [0.0, 0.5])
+def test_hidden_labels_change_nothing(dreams):
+    """Altering them leaves the training bitwise the same; altering a known one does not."""
+
+    def trained(alter):
+        module, data = made("labelled", *FEW, f"supervised.y.dreams={dreams}")
+        y = data.data.train.y.clone()
+        where = torch.ones(len(y), dtype=torch.bool).index_fill(0, data.known, False)
+        if alter == "hidden":
+            y[where] = (y[where] + 1 + Noise(5).uniform((int(where.sum()),)).mul(9).long()) % 10
+        elif alter == "known":
+            y[data.known[:50]] = (y[data.known[:50]] + 1) % 10
+        data.data = replace(data.data, train=replace(data.data.train, y=y))
+        quiet = dict(logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
+        Trainer(max_steps=4, accelerator="cpu", limit_val_batches=0, **quiet).fit(module, data)
+        return [p.detach().clone() for p in module.parameters()]
+
+    plain, hidden, known = (trained(alter) for alter in ("nothing", "hidden", "known"))
+    assert all(torch.equal(a, b) for a, b in zip(plain, hidden, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(plain, known, strict=True))
+
+
+def test_the_supervised_terms_are_the_cross_entropies():
+    module, data = made(
+        "attributes", *FEW, "supervised.y.known=2.0", "supervised.y.dreams=0.5", "supervised.a.known=0.25"
+    )
+    batch = batch_of(data)
+    real, fake = module.pairs(batch, Noise(0))
+    graph = module.graph
+    logits, dreamt = (
+        graph["y"].eta({"x": s["x"].detach()}, 100) for s in (real, fake)
+    )  # no gradient reaches the dreams
+    bits = graph["a"].eta({"x": real["x"]}, 100)
+    known = batch["y"] >= 0
+    cross = torch.nn.functional.cross_entropy
+    expected = 2 * cross(logits[known], batch["y"][known], reduction="sum") / 100
+    expected = expected + 0.5 * cross(dreamt, fake["y"].argmax(1))
+    binary = torch.nn.functional.binary_cross_entropy_with_logits(bits, batch["a"].float(), reduction="none").sum(1)
+    expected = expected + 0.25 * binary.mean()
+    contest = module.contest(real, fake, Noise(0), 0)
+    taught = module.taught(contest, batch, real, fake)
+    assert taught.diagnostics["loss_supervised"] == pytest.approx(expected.item(), rel=1e-5)
+    grads = torch.autograd.grad(expected, module._players[0], allow_unused=True)
+    for before, after, g in zip(contest.graph, taught.graph, grads, strict=True):
+        assert torch.allclose(after - before, torch.zeros_like(before) if g is None else g, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(contest.critic, taught.critic, strict=True))
+
+
+def test_without_weights_the_game_is_all_there_is():
+    module, _ = made("labelled", "supervised.y.known=0.0")
+    assert module.supervised == {}
+    with pytest.raises(ValueError, match="supervised: y given z is no conditional of the graph"):
+        made("labelled", "supervised.y.hears=[z]")
+
+
+# What the critic sees: x = (u, v), u a noisy copy of y and v of z, so that p(x|y,z), q(y|x), q(z|x) and uniform priors agree
+
+UPON = np.array([[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.15, 0.15, 0.7]])  # p(u|y), doubly stochastic
+SIDE = np.array([[0.75, 0.25], [0.25, 0.75]])  # p(v|z)
+PX = np.einsum("yu,zv->yzuv", UPON, SIDE).reshape(3, 2, 6)
+UPON_OF, SIDE_OF = UPON / UPON.sum(0), SIDE / SIDE.sum(0)
+QY, QZ = UPON_OF.T.repeat(2, 0), np.tile(SIDE_OF.T, (3, 1))  # q(y|x), q(z|x)
+DATA = PX.mean((0, 1))
+CHAIN = Chain([["z", "y"]], mode={"x": Stance(True), "y": Stance(True)}), Chain([["z", "y"], "x"], [["z", "y"], "x"], 2)
+
+
+def clamped_law(qy, qz, share):
+    """Of (x, y, z): y is known in this share of the examples, else drawn."""
+    return np.einsum("x,xy,xz->xyz", DATA, share * QY + (1 - share) * qy, qz)
+
+
+def unclamped_law(px, qy, qz, steps):
+    law = np.einsum("yzx->xyz", px) / 6
+    for _ in range(steps):
+        law = np.einsum("x,xy,xz,yzw->wyz", law.sum((1, 2)), qy, qz, px)
+    return law
+
+
+WRONG = {
+    "y given x": (PX, QY[:, [1, 2, 0]], QZ),
+    "z given x": (PX, QY, QZ[:, [1, 0]]),
+    "x given y, z": (PX[[1, 2, 0]], QY, QZ),
+}
+
+
+def test_where_all_is_right_the_joints_agree():
+    for share, steps in product((0, 0.4, 1), (0, 1, 2)):
+        assert tv(clamped_law(QY, QZ, share), unclamped_law(PX, QY, QZ, steps)) < 1e-12
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("share, steps", [(0.5, 0), (0.5, 2), (0.1, 0), (0.0, 1)])
+def test_the_critic_sees_it_when_only_one_conditional_is_wrong(wrong, share, steps):
+    px, qy, qz = WRONG[wrong]
+    assert tv(clamped_law(qy, qz, share), unclamped_law(px, qy, qz, steps)) > 0.05
+
+
+def test_what_it_cannot_see():
+    """Where every label is held, q(y|x) takes part in the middle of the unclamped chain alone, and there only the law of (y, z)
+    that it leaves is seen: it may mistake every class for the next one.  Where none is held and both chains end on it, it
+    cancels; that is refused."""
+    px, qy, qz = WRONG["y given x"]
+    for steps in (0, 1, 3):
+        assert tv(clamped_law(qy, qz, 1.0), unclamped_law(px, qy, qz, steps)) < 1e-12
+    last = np.einsum("xz,xy->xyz", unclamped_law(px, QY, qz, 0).sum(1), qy)
+    assert tv(clamped_law(qy, qz, 0.0), last) < 1e-12
+    with pytest.raises(ValueError, match="both chains end on y given x: the critic would be blind"):
+        check_pairing(tables(), CHAIN[0], Chain([["z", "y"], "x", "y"]))
+    for steps in (0, (0, 3), 2):
+        check_pairing(tables(), CHAIN[0], replace(CHAIN[1], steps=steps))
+
+
+def tables():
+    """The graph with these conditionals."""
+    kinds = {"x": (6, ["z", "y"]), "z": (2, ["x"]), "y": (3, ["x"])}
+    plain = {
+        v: {"family": "categorical", "shape": [n], "hears": {u: f"{u}_{v}" for u in us}} for v, (n, us) in kinds.items()
+    }
+    made = build_graph(plain, {f"{u}_{v}": {"kind": "linear"} for v, (_, us) in kinds.items() for u in us}).double()
+    logs = {("x", "y"): UPON.repeat(2, 1), ("x", "z"): np.tile(SIDE, (1, 3)), ("y", "x"): QY, ("z", "x"): QZ}
+    with torch.no_grad():
+        for (v, u), table in logs.items():
+            made[v].messages[u].weight.copy_(torch.tensor(np.log(table)).T)
+    return made
+
+
+def test_the_chains_have_those_laws():
+    n, g = 30000, tables()
+    which = (Noise(7).uniform((n,)).double()[:, None] > torch.tensor(DATA).cumsum(0)[:-1]).sum(1)
+    x = torch.eye(6, dtype=torch.float64)[which]
+    y = torch.zeros(n, 3, dtype=torch.float64)
+    y[:, 0] = 1  # known, and always 0: nothing like the data, so that it shows
+    seen = (torch.arange(n) < n // 4)[:, None].expand(n, 3)
+    state = CHAIN[0].run(g, Noise(0), {"x": x, "y": y}, {"y": seen}, n)
+    told = np.einsum("x,y,xz->xyz", DATA, [1, 0, 0], QZ)
+    laws = [(state, 0.25 * told + 0.75 * clamped_law(QY, QZ, 0))]
+    walk = islice(CHAIN[1].trajectory(g, Noise(1), batch=n), 3)
+    laws += [(state, unclamped_law(PX, QY, QZ, i)) for i, state in enumerate(walk)]
+    for state, law in laws:
+        drawn = torch.einsum("bx,by,bz->xyz", *(state[v].detach() for v in "xyz")).numpy() / n
+        assert (np.abs(drawn - law) < 5 * np.sqrt(law * (1 - law) / n) + 1e-12).all()
+
+
+# Numbers
+
+
+class Oracle:
+    """Knows the labels of images by heart: fills are real images of the class asked for, joint samples have labels one off."""
+
+    N, labels, device = 1, ["y"], torch.device("cpu")
+
+    def __init__(self, data, judge):
+        self.graph = {"y": torch.nn.Identity()}
+        self.graph["y"].shape = (10,)
+        self.judge, self.x, self.y = judge, units(data.train.x, data.levels), data.train.y
+
+    def of(self, y):
+        return torch.stack([self.x[self.y == k][0] for k in y])
+
+    def fill(self, given, seen, seed):
+        y = given.get("y", torch.zeros(len(next(iter(given.values()))), dtype=torch.long))
+        while True:
+            yield {"x": self.of(y), "y": torch.eye(10)[y]}
+
+    def trajectory(self, batch, seed):
+        y = torch.arange(batch) % 10
+        while True:
+            yield {"x": self.of(y), "y": torch.eye(10)[(y + 1) % 10]}
+
+    def posterior_mean(self, given, latent, seed):
+        return self.judge(given["x"]).softmax(1)
+
+
+def test_an_oracle_s_numbers(judges):
+    data = DataModule("digits", labels=100)
+    data.setup()
+    judge = load_judge(judges / "digits.pt")[0]
+    found = evaluate_labels(Oracle(data.data, judge), data, judge, samples=100, images=50, steps=(0, 2))
+    assert set(found["asked"]) == {"0", "1", "2"} and all(v == 1 for v in found["asked"].values())
+    assert all(v == {"agreement": 0, "shuffled": 1} for v in found["joint"].values())
+    assert found["classified"]["model"] == found["classified"]["judge"] > 0.95
+    assert found["classified"]["majority"] < 0.12 and 0.75 < found["classified"]["logistic"] < 0.95
+    assert 0.8 < found["classified"]["nearest"] < 0.97  # of 100 labels; of all it is .98
+    assert set(found["halves"]["own"].values()) == set(found["halves"]["next"].values()) == {1.0}
+    assert found["halves"]["free"]["1"] < 0.3
+    assert "edits" not in found
+
+
+def test_an_edit_s_numbers(judges):
+    data = DataModule("digits", attributes=True)
+    data.setup()
+    judge = load_judge(judges / "digits.pt")[0]
+    state = data.state("test")
+    wanted = state["a"].clone()
+    wanted[:, 0] = ~wanted[:, 0]
+    same = edit(data, judge, state["x"], state["x"], wanted, 0)
+    assert same["class_kept"] == 1 and same["mse"] == 0 and same["changed"] < 0.05 and same["others_kept"] > 0.95
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, judges):
+    """A short run with labels and attributes."""
+    folder = tmp_path_factory.mktemp("runs") / "attributes"
+    settings = ["steps=2", "every.log=1", "every.validate=2", "every.checkpoint=2", "tracking.mode=disabled", f"judges={judges}",
+                "trainer.accelerator=cpu", "trainer.progress=false", *FEW]  # fmt: skip
+    assert main(["train", "model=attributes", f"run={folder}", *settings]) == 0
+    assert (folder / "figures" / "edits_a.png").stat().st_size > 1000
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings, file, held",
+    [
+        (["clamp.values={y: 3}"], "samples", {"y": 3}),
+        (["clamp.values={y: 3, a: [1, 0, 1]}"], "samples", {"y": 3, "a": [1, 0, 1]}),
+        (["clamp.hole=right", "clamp.values={y: 4}", "clamp.dreams=30"], "fill", {"y": 4}),
+        (["clamp.whole=[z,y]", "clamp.values={a: [null, null, 1]}"], "fill", {"a": [None, None, 1]}),
+        (["clamp.whole=[x]"], "fill", {}),
+    ],
+)
+def test_values_are_held_through_the_door(run, settings, file, held):
+    assert main(["sample", f"run={run}", *settings]) == 0
+    with np.load(run / "samples" / f"{file}.npz") as arrays:
+        drawn = {v: arrays[v] for v in arrays.files}
+    for v, value in held.items():
+        if v == "y":
+            assert (drawn[v].argmax(-1) == value).all() and (drawn[v].sum(-1) == 1).all()
+        else:
+            assert all((drawn[v][..., k] == bit).all() for k, bit in enumerate(value) if bit is not None)
+    if settings == ["clamp.whole=[x]"]:
+        assert len(np.unique(drawn["y"].argmax(-1))) > 2 and (drawn["x"] == drawn["x"][:1]).all()
+    if "z" in settings[0]:
+        assert (drawn["a"][..., :2].std(axis=1) > 0).any()
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ("{y: 12}", "clamp.values of y is 12: expected a label in 0..9"),
+        ("{y: [1, 2]}", "clamp.values of y is [1, 2]: expected a label in 0..9"),
+        ("{q: 1}", "clamp.values names q: expected variables out of z, y, a"),
+        ("{a: [1, 0]}", "clamp.values of a is [1, 0]: expected a list of 3 entries"),
+        ("{a: [null, 0, 1]}", "null is what a real image has, and none is held"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(run, values, words, capsys):
+    assert main(["sample", f"run={run}", f"clamp.values={values}"]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_the_benchmark_writes_what_it_prints(run, capsys):
+    bench.main([f"run={run}", "samples=100", "images=20"])
+    printed = capsys.readouterr().out
+    written = json.loads((run / "labels.json").read_text())
+    assert written.keys() == {"asked", "joint", "classified", "halves", "attributes", "edits"}
+    assert all(line in printed for line in bench.table(written))
+    assert written["attributes"]["real"]["loop"] > 0.9 > written["attributes"]["majority"]["loop"]
+    refused = {"which run": [], "unknown 'runs'": ["runs=1"], "split=train": [f"run={run}", "split=train"]}
+    for words, arguments in refused.items():
+        with pytest.raises(SystemExit, match=words):
+            bench.main(arguments)
