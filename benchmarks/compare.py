@@ -39,7 +39,7 @@ SWEPT = {
     "digits": "untied3",
     "mnist": "untied3",
 }  # as deep as GibbsNet's chain there
-FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.3), "digits": (0.3, 0.5), "mnist": (0.3, 0.5)}  # ALI's own, GibbsNet's
+FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.3), "digits": (0.15, 0.7), "mnist": (0.3, 0.5)}  # ALI's own, GibbsNet's
 TOY = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_cut": 9200, "untied": 7700}
 STEPS = {
     "ring": TOY,
