@@ -247,8 +247,8 @@ def poisoned(*steps, end=None, rank=None):
     """A game whose outcome is not finite in these batches (on that rank), and that is over at batch `end`."""
     contest = GibbsNet.contest
 
-    def play(self, real, fake, noise, step):
-        outcome = contest(self, real, fake, noise, step)
+    def play(self, real, fake, noise, step, *rest):
+        outcome = contest(self, real, fake, noise, step, *rest)
         if step == end:
             raise EOFError
         if step not in steps or rank not in (None, noise.rank):

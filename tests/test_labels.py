@@ -147,6 +147,32 @@ def test_known_labels_are_bit_equal_and_unknown_ones_drawn(model):
     assert set(fake) == set(module.graph)
 
 
+def test_where_an_unknown_label_is_silent_the_critic_reads_it_on_neither_side():
+    """There another y changes no score and gets no slope; where it is known it does.  Without a gradient of its draws the game
+    leaves q(y|x) alone."""
+    module, data = made("labelled", *FEW, "chains.clamped.mode.y.silent=true")
+    batch = batch_of(data)
+    known = batch["y"] >= 0
+
+    def played(where):
+        real, fake = module.pairs(batch, Noise(0))
+        swapped = [s | {"y": torch.where(where[:, None], s["y"].roll(1, 1), s["y"]).detach()} for s in (real, fake)]
+        return module.contest(*swapped, Noise(0), 0, module._spoken(batch)).diagnostics
+
+    plain, hidden, seen = (played(where) for where in (torch.zeros_like(known), ~known, known))
+    assert plain["score_clamped_joint"] == hidden["score_clamped_joint"] != seen["score_clamped_joint"]
+    assert plain["score_unclamped_joint"] == hidden["score_unclamped_joint"] != seen["score_unclamped_joint"]
+
+
+@pytest.mark.parametrize("straight", ["true", "false"])
+def test_draws_without_a_gradient_leave_what_is_read_to_the_cross_entropy(straight):
+    module, data = made("labelled", *FEW, f"graph.y.straight={straight}", "supervised.y.known=0.0")
+    grads = module.play(batch_of(data), Noise(0)).graph
+    names = [name for name, p in module.graph.named_parameters() if p.requires_grad]
+    read = [g.abs().sum() > 0 for name, g in zip(names, grads, strict=True) if "y.messages" in name]
+    assert all(read) if straight == "true" else not any(read)
+
+
 def test_a_share_of_the_known_labels_is_held():
     module, data = made("labelled", "chains.clamped.mode.y.share=0.3")
     batch = batch_of(data)

@@ -29,11 +29,13 @@ class Stance:
         clamped: its given entries are held (all of them, or those `seen`).
         potency: probability of being heard, in [0, 1], drawn per example and sweep; a tensor holds one value per example.
         share: probability of being held where it is clamped, in training, drawn per example and chain; else it is redrawn.
+        silent: whether the critics leave it out where the data do not say it (a label that is unknown).
     """
 
     clamped: bool = False
     potency: float | Tensor = 1.0
     share: float = 1.0
+    silent: bool = False
 
     def __post_init__(self):
         if not 0 <= self.share <= 1:

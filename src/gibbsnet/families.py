@@ -177,9 +177,16 @@ class Bernoulli(Family):
 
 
 class Categorical(Family):
-    """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through)."""
+    """One-hot vectors (B, K); drawn by the Gumbel-max trick, the gradient is that of the probabilities (straight-through).
+
+    Arguments:
+        straight: whether a draw has that gradient; without it the game does not teach the probabilities.
+    """
 
     labelled = True
+
+    def __init__(self, straight: bool = True):
+        self.straight = straight
 
     def value(self, data, shape, dtype):
         """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""
@@ -194,7 +201,7 @@ class Categorical(Family):
         p = torch.softmax(eta, dim=1)
         gumbel = -torch.log(-torch.log(noise.uniform(eta.shape, eta.dtype).clamp_min(torch.finfo(eta.dtype).tiny)))
         choice = one_hot((eta + gumbel).argmax(1), eta.shape[1]).to(p.dtype)
-        return choice + (p - p.detach())
+        return choice + (p - p.detach()) if self.straight else choice
 
 
 FAMILIES = {

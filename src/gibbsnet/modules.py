@@ -196,7 +196,7 @@ class GibbsNet(LightningModule):
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
         before = [buffer.clone() for buffer in self._statistics]
         real, fake = self.pairs(batch, noise, step)
-        outcome = self.taught(self.contest(real, fake, noise, step), batch, real, fake)
+        outcome = self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
         skipped = self._update(outcome, step)
         with torch.no_grad():
             if skipped:
@@ -216,7 +216,7 @@ class GibbsNet(LightningModule):
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
         real, fake = self.pairs(batch, noise, step)
-        return self.taught(self.contest(real, fake, noise, step), batch, real, fake)
+        return self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
 
     def pairs(self, batch: State, noise: Noise, step: int = 0) -> tuple[State, State]:
         """The last states of the clamped and of the unclamped chain."""
@@ -227,9 +227,10 @@ class GibbsNet(LightningModule):
         kept = self._kept_here(noise, size)
         return real, chain.run(self.graph, noise.at("unclamped"), held, batch=size, data=given, kept=kept)
 
-    def contest(self, real: State, fake: State, noise: Noise, step: int) -> Outcome:
-        """The game between two chains' last states."""
+    def contest(self, real: State, fake: State, noise: Noise, step: int, spoken: Audible = {}) -> Outcome:
+        """The game between two chains' last states.  `spoken`: where the critics may read a variable at all, bool (B,)."""
         audible = self._audible(noise, len(real["x"]), step)
+        audible = audible | {v: said & audible[v] if v in audible else said for v, said in spoken.items()}
         missed = self._missed(self.graph, real).square().mean() if self.game.cycle else None
         return self.game.play(self.critics, real, fake, *self._players, step, audible, missed)
 
@@ -280,6 +281,10 @@ class GibbsNet(LightningModule):
         """Masks of the labels (integers) among the data, which -1 says are unknown."""
         labels = {v: x for v, x in data.items() if v in self.clamped.clamped and x.dtype == torch.int64}
         return {v: (x >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
+
+    def _spoken(self, data: State) -> Audible:
+        """Where labels that are to be silent when they are unknown are known."""
+        return {v: mask[:, 0] for v, mask in self._known(data).items() if self.clamped.mode[v].silent}
 
     def _kept_here(self, noise: Noise, size: int) -> State:
         """This rank's part of the persistent chain; a chain of another size (a resumed run's batch) begins anew."""
