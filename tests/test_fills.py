@@ -1,6 +1,7 @@
 """Holes, chains that hold parts of images and listen to them, and the numbers of their fills."""
 
 import json
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -280,6 +281,14 @@ def test_a_clamp_that_cannot_be_is_one_line(run, settings, words, capsys):
     assert main(["sample", f"run={run}", *settings]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_of_several_processes_the_first_one_draws(run, monkeypatch):
+    shutil.rmtree(run / "samples", ignore_errors=True)
+    monkeypatch.setattr("gibbsnet.sample.join", lambda: False)
+    assert main(["sample", f"run={run}"]) == 0 and not (run / "samples").exists()
+    monkeypatch.setattr("gibbsnet.sample.join", lambda: True)
+    assert main(["sample", f"run={run}", "chains.unclamped.steps=1"]) == 0 and (run / "samples" / "chain.png").exists()
 
 
 def test_the_benchmark_writes_what_it_prints(run, capsys):

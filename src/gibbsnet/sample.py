@@ -12,6 +12,7 @@ from . import plots
 from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
+from .evaluate import join
 from .files import replace
 from .modules import GibbsNet, build_chain, holding
 from .noise import Noise
@@ -28,7 +29,10 @@ def sample(config: Mapping, chains: int = 100) -> Path:
 
     With `clamp.hole` or `clamp.whole` parts of real images are held, see `fill`.  In a mode that clamps something, or starts from
     the present, real images are the present, see `be`.  Else chains run freely, but for `clamp.values`, see `dream`.
+    Under torchrun the first process does it alone.
     """
+    if not join():
+        return folder(config) / "samples"
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
