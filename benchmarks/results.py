@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.runs import finished, numbers, summary, table
 
-# experiment -> (data, model -> steps, seeds). On digits a step count each, of about equal time: ALI's and GibbsNet's steps take 14.7
-# and 18.7 ms of one thread (benchmarks.compare). Tuning used other seeds than these: on digits 11, and 1 to 6 after earlier tables.
+# experiment -> (data, model -> steps, seeds). On digits ALI and GibbsNet take about equal time: 14.7 and 18.7 ms a step of one thread
+# (benchmarks.compare). Tuning used other seeds than these: on digits 11, and 1 to 6 after earlier tables.
 TABLES = {
     "digits": ("digits", {"ali": 15200, "hali": 12000, "gibbsnet": 12000}, (7, 8, 9)),
     "digits_floor": ("digits", {"ali": 15200}, (7, 8, 9)),
@@ -71,7 +71,9 @@ MARKS = "<!-- results: written by python -m benchmarks.results -->", "<!-- end o
 def run(experiment: str, model: str, seed: int) -> Path:
     """One finished and evaluated run."""
     data, models, _ = TABLES[experiment]
-    return finished([f"experiment={experiment}", f"data={data}", f"model={model}", f"steps={models[model]}", f"seed={seed}"])
+    return finished(
+        [f"experiment={experiment}", f"data={data}", f"model={model}", f"steps={models[model]}", f"seed={seed}"]
+    )
 
 
 def verdicts(floors: Sequence[str], seeds: Sequence[Mapping[str, float]]) -> dict[str, int]:

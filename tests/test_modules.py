@@ -15,7 +15,9 @@ SHAPES = {"digits": (1, 8, 8), "ring": (2,)}
 NAMES = choices("model")
 models = pytest.mark.parametrize("model", NAMES)
 hidden = pytest.mark.parametrize("model", sorted(set(NAMES) - {"labelled", "attributes"}))  # what is not x is a latent
-always = pytest.mark.parametrize("model", sorted(set(NAMES) - {"attributes"}))  # a shares its examples out: not every game
+always = pytest.mark.parametrize(
+    "model", sorted(set(NAMES) - {"attributes"})
+)  # a shares its examples out: not every game
 B = 6
 
 
