@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.runs import finished, numbers, summary, table
 
-# experiment -> (data, model -> steps, seeds). On digits a step count each: ALI's and GibbsNet's steps take 14.7 and 18.7 ms of one
-# thread (benchmarks.compare). Tuning used other seeds than these: on digits 11, and 1 to 6 after earlier tables.
+# experiment -> (data, model -> steps, seeds). On digits a step count each: ALI's and GibbsNet's steps take 14.7 and 18.7 ms
+# of one thread (benchmarks.compare). Tuning used other seeds than these: on digits 11, and 1 to 6 after earlier tables.
 TABLES = {
     "digits": ("digits", {"ali": 15200, "hali": 12000, "gibbsnet": 12000}, (7, 8, 9)),
     "digits_floor": ("digits", {"ali": 15200}, (7, 8, 9)),
