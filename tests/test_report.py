@@ -186,10 +186,16 @@ def test_unfinished_runs_are_listed_with_what_is_missing(root):
 
 def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
     folder = root / "default" / "digits" / "gibbsnet" / "1"
-    (folder / "fill.json").write_text(json.dumps({"left": {"ridge": {"mse": 0.0425, "class_kept": 0.81}}, "note": "text"}))
+    (folder / "fill.json").write_text(
+        json.dumps({"left": {"ridge": {"mse": 0.0425, "class_kept": 0.81}}, "note": "text"})
+    )
     save(Figure((1, 1)), folder / "samples" / "daydreaming.png")
     bare, said = text_of(html_of(root, runs=[root / "default" / "digits" / "ali"])), text_of(html_of(root))
-    for words in ("gibbsnet · daydreaming · seed 1", "Filling in what is missing", "left mse class kept ridge 0.0425 0.81"):
+    for words in (
+        "gibbsnet · daydreaming · seed 1",
+        "Filling in what is missing",
+        "left mse class kept ridge 0.0425 0.81",
+    ):
         assert words in said and words not in bare
 
 
