@@ -78,10 +78,8 @@ MARKS = "<!-- results: written by python -m benchmarks.results -->", "<!-- end o
 
 def run(experiment: str, model: str, seed: int) -> Path:
     """One finished and evaluated run."""
-    data, models, _ = TABLES[experiment]
-    return finished(
-        [f"experiment={experiment}", f"data={data}", f"model={model}", f"steps={models[model]}", f"seed={seed}"]
-    )
+    data, models = TABLES[experiment]
+    return finished([f"experiment={experiment}", f"data={data}", f"model={model}", *models[model][0], f"seed={seed}"])
 
 
 def verdicts(floors: Sequence[str], seeds: Sequence[Mapping[str, float]]) -> dict[str, int]:
