@@ -76,6 +76,24 @@ def test_both_training_and_sampling_start_there():
     assert torch.equal(torch.cat(halves), whole)
 
 
+def test_moments_are_exact_under_bf16():
+    m = module("gibbsnet", "ring", "chains.unclamped.learned=[z]").float()
+    values = {v: x.float() for v, x in batch().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        real, fake = m.pairs(values, Noise(3))
+        moments = m.graph.moments["z"].of(real["z"])
+    assert all(part.dtype == torch.float32 for part in moments) and fake["z"].isfinite().all()
+    z = real["z"].double()
+    assert torch.allclose(moments[1].double(), z.T @ z / len(z), rtol=1e-5, atol=1e-6)
+
+
+def test_moments_that_are_no_covariance_give_no_numbers():
+    m = module("gibbsnet", "ring", "chains.unclamped.learned=[z]")
+    moments = m.graph.moments["z"]
+    moments.second.copy_(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    assert moments.draw(B, Noise(0)).isnan().any()
+
+
 def test_the_pairing_rule_holds():
     g = graph()
     for steps in (0, 1, 2):

@@ -269,6 +269,24 @@ def test_reconstruction_and_decoding_read_only_what_they_should(model):
     assert (m.decode(latents, 1) - m.graph["x"].mean(latents, B)).abs().max() < 0.06
 
 
+def test_neighbours_on_one_level_are_reconstructed_from_alike(monkeypatch):
+    """From z1 and from w1: the other one is drawn hearing nobody, then x given both."""
+    m, heard = module("diamond"), []
+    draw = type(m.graph["x"]).draw
+    names = {id(m.ema.module[v]): v for v in m.graph}
+
+    def spy(self, state, batch, noise, audible={}):
+        heard.append((names[id(self)], set(state) & set(self.messages)))
+        return draw(self, state, batch, noise, audible)
+
+    state = m.infer(points(), 0)
+    monkeypatch.setattr(type(m.graph["x"]), "draw", spy)
+    for latent, other in (("z1", "w1"), ("w1", "z1")):
+        heard.clear()
+        m.reconstruct(state, latent, 0)
+        assert heard == [(other, set()), ("x", {"z1", "w1"})]
+
+
 @hidden
 def test_a_posterior_mean_is_exact_where_one_conditional_gives_it(model):
     m, x = module(model), points()

@@ -88,7 +88,10 @@ class Gaussian(Family):
         if not 0 < bound < float("inf"):
             raise ValueError(f"a Gaussian's bound must be positive and finite: got {bound}")
         if not (floor < ceiling < 1 or ceiling == 1):
-            raise ValueError(f"a Gaussian's ceiling must lie in (floor, 1], floor being {floor}: got {ceiling}")
+            raise ValueError(
+                f"a Gaussian's ceiling must lie in (floor, 1], and the floor is {floor}: got {ceiling}; where size.floor rises, "
+                "size.ceiling has to rise with it, or be 1"
+            )
         self.floor, self.bound, self.ceiling = floor, bound, ceiling
         self.least = self._room * math.atanh((1 / ceiling**2 - 1) / self._room) if ceiling < 1 else 0.0
 

@@ -151,9 +151,10 @@ class Moments(nn.Module):
 
     @staticmethod
     def of(value: Tensor) -> list[Tensor]:
-        """E z (d,) and E z z^T (d, d) of a batch (B, *shape)."""
-        z = value.flatten(1)
-        return [z.mean(0), z.T @ z / len(z)]
+        """E z (d,) and E z z^T (d, d) of a batch (B, *shape), in float32 or better."""
+        with torch.autocast(value.device.type, enabled=False):  # with bfloat16's 8 bits S - m m^T may be no covariance
+            z = _exact(value).flatten(1)
+            return [z.mean(0), z.T @ z / len(z)]
 
     def follow(self, first: Tensor, second: Tensor) -> None:
         """Takes a batch's part in."""
@@ -162,9 +163,11 @@ class Moments(nn.Module):
 
     def draw(self, batch: int, noise: Noise) -> Tensor:
         """Draws (batch, *shape)."""
-        # Unchecked, since a check waits for the device; what is not finite shows in the losses.
-        root = torch.linalg.cholesky_ex(self.second - self.first.outer(self.first)).L
-        return (self.first + noise.normal((batch, len(root)), root.dtype) @ root.T).unflatten(1, self.shape)
+        with torch.autocast(self.first.device.type, enabled=False):
+            root, failed = torch.linalg.cholesky_ex(self.second - self.first.outer(self.first))
+            # A check would wait for the device; what is not finite shows in the losses.
+            root = torch.where(failed == 0, root, torch.nan)
+            return (self.first + noise.normal((batch, len(root)), root.dtype) @ root.T).unflatten(1, self.shape)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -465,9 +465,13 @@ class GibbsNet(LightningModule):
 
     @torch.no_grad()
     def reconstruct(self, state: State, latent: str, seed: int) -> Tensor:
-        """x' drawn downward from `latent` alone (and the labels in `state`), shape of x."""
-        order = [v for block in self.unclamped.start for v, _ in parse(block)]
-        below = order[order.index(latent) + 1 :] if latent in order else ["x"]
+        """x' drawn downward from `latent` alone (and the labels in `state`), shape of x.
+
+        Those that the start pass draws together with the latent are drawn too, hearing none of what was inferred above them.
+        """
+        blocks = [[v for v, _ in parse(block)] for block in self.unclamped.start]
+        first = next((k for k, block in enumerate(blocks) if latent in block), len(blocks) - 1)
+        below = [v for block in blocks[first:] for v in block]
         held = {v: state[v] for v in [latent, *self.labels] if v in state}
         return self._down(held, [v for v in below if v not in held], self._keyed(seed, "reconstruct"))["x"]
 
