@@ -273,7 +273,7 @@ def folder(config: Mapping) -> Path:
 def write(config: Mapping, path: Path) -> None:
     """The configuration as plain YAML, whole or not at all."""
     said = yaml.safe_dump(dict(config), sort_keys=False)
-    replace(path, lambda draft: draft.write_text(said))
+    replace(path, lambda draft: draft.write_text(said), raced=True)  # by the ranks of one training
 
 
 def read(run: str | Path) -> dict:

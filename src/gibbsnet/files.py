@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `path`, which then takes its place in one move."""
+def replace(path: Path, write: Callable[[Path], Any], raced: bool = False) -> None:
+    """Lets `write` fill a file beside `path`, which then takes its place in one move.
+
+    raced: other processes may be writing it at the same time, so that each needs a draft of its own.  Else the draft has one
+        name, and what a kill left of one the next write puts its own in the place of.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part" if raced else f".{path.name}.part")
     try:
         with named(path):
             write(draft)
