@@ -41,13 +41,8 @@ BAND = "reference/test/joint_distance"
 
 def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
     """A finished run's scores."""
-    usual = [
-        f"experiment={data}",
-        "model=gibbsnet",
-        f"data={data}",
-        f"seed={seed}",
-        f"run={place(data, variant, seed)}",
-    ]
+    where = place(data, variant, seed)
+    usual = [f"experiment={data}", "model=gibbsnet", f"data={data}", f"seed={seed}", f"run={where}"]
     config = trained([*usual, *VARIANTS[variant], *more])
     path = folder(config) / "stability.json"
     if not path.exists():
