@@ -20,8 +20,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.runs import asked, in_one_line
 from gibbsnet import plots
-from gibbsnet.config import read
+from gibbsnet.config import ConfigError, read
 from gibbsnet.data import DataModule
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation.scores import confident_class
@@ -96,6 +97,24 @@ def rate(distance: Tensor, noise: float) -> float | None:
     return float(((t * y).sum() / t.square().sum()).exp())
 
 
+def opened(run: Path) -> tuple[GibbsNet, Yardstick, DataModule]:
+    """A trained run, and what tells its places apart.
+
+    Raises:
+        ConfigError: it has several latents, or its data no classes.
+    """
+    config = read(run)
+    data = datamodule(config)
+    module = load_run(run, config, data.shape, data.digest)
+    if len(module.latents) > 1:
+        raise ConfigError(
+            f"{run} has the latents {', '.join(module.latents)}: expected one, as in a run of model=gibbsnet"
+        )
+    if not data.data.classes:
+        raise ConfigError(f"{run}: {data.data.name} has no classes, between which a chain could go")
+    return module, yardstick(data.data, prepare(config), data.data.train), data
+
+
 def measure(module: GibbsNet, stick: Yardstick, data: DataModule, chains: int, sweeps: int, seed: int = 0) -> dict:
     """The numbers of this file's docstring; `noise` is what d_i would be, on average, of draws from pi itself."""
     with torch.no_grad():
@@ -128,14 +147,9 @@ def draw(found: dict) -> Figure:
 
 
 def main(arguments: Sequence[str]) -> None:
-    folders = [Path(a.removeprefix("run=")) for a in arguments if a.startswith("run=")]
-    if not folders:
-        raise SystemExit("which run? Say run=FOLDER of a model with x and z, for example run=runs/ring/ring/gibbsnet/1")
-    for run in folders:
-        config = read(run)
-        data, judge = datamodule(config), prepare(config)
-        module = load_run(run, config, data.shape)
-        found = measure(module, yardstick(data.data, judge, data.data.train), data, CHAINS, SWEEPS)
+    for run in asked(arguments, " of a model with x and z")[0]:
+        with in_one_line():
+            found = measure(*opened(run), CHAINS, SWEEPS)
         write_json(found, run / "approach.json")
         plots.save(draw(found), run / "figures" / "approach.png")
         half = found["half_life"] or float("inf")

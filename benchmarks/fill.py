@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.runs import asked, in_one_line
 from gibbsnet.config import read
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate_fills
@@ -21,7 +22,7 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
     """The scores of one run, also written into its folder."""
     config = read(run)
     data = datamodule(config)
-    module = load_run(run, config, data.shape)
+    module = load_run(run, config, data.shape, data.digest)
     scores = evaluate_fills(module, data.data, prepare(config), images=images, seed=seed)
     write_json(scores, run / "fill.json")
     return scores
@@ -37,12 +38,10 @@ def table(scores: Mapping[str, Mapping]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    runs = [Path(a.removeprefix("run=")) for a in arguments if a.startswith("run=")]
-    options = {k: int(v) for k, _, v in (a.partition("=") for a in arguments) if k in ("images", "seed")}
-    if not runs:
-        raise SystemExit("which run? Say run=FOLDER, for example run=runs/mine")
+    runs, options = asked(arguments, images=360, seed=0)
     for run in runs:
-        print(run, *table(measure(run, **options)), sep="\n")
+        with in_one_line():
+            print(run, *table(measure(run, **options)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.runs import asked, in_one_line
 from gibbsnet.config import ConfigError, leaves, read
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate_labels
@@ -25,7 +26,7 @@ def measure(run: Path, split: str = "test", samples: int = 5000, images: int = 3
     data, judge = datamodule(config), prepare(config)
     if judge is None:
         raise ConfigError(f"{run}: classes of {data.data.name} cannot be judged, they are no images")
-    module = load_run(run, config, data.shape)
+    module = load_run(run, config, data.shape, data.digest)
     scores = evaluate_labels(module, data, judge, split=split, samples=samples, images=images, seed=seed)
     write_json(scores, run / ("labels.json" if split == "test" else f"labels_{split}.json"))
     return scores
@@ -41,19 +42,12 @@ def table(scores: Mapping) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    pairs = [a.partition("=")[::2] for a in arguments]
-    runs = [Path(value) for key, value in pairs if key == "run"]
-    options = {key: value if key == "split" else int(value) for key, value in pairs if key != "run"}
-    if unknown := sorted(options.keys() - {"split", "samples", "images", "seed"}):
-        raise SystemExit(
-            f"unknown {unknown[0]!r}: expected run=FOLDER, split=test, samples=5000, images=360 and seed=0"
-        )
-    if options.get("split", "test") not in ("test", "validation"):
+    runs, options = asked(arguments, " of a model with labels", split="test", samples=5000, images=360, seed=0)
+    if options["split"] not in ("test", "validation"):
         raise SystemExit(f"split={options['split']}: expected test or validation")
-    if not runs:
-        raise SystemExit("which run? Say run=FOLDER of a model with labels, for example run=runs/mine")
     for run in runs:
-        print(run, *table(measure(run, **options)), sep="\n")
+        with in_one_line():
+            print(run, *table(measure(run, **options)), sep="\n")
 
 
 if __name__ == "__main__":

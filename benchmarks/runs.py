@@ -1,16 +1,18 @@
 """Runs of several seeds: made once, read into numbers, summed up in tables and curves."""
 
 import json
+import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gibbsnet import plots
 from gibbsnet.config import ConfigError, folder, load
 from gibbsnet.evaluate import evaluate
-from gibbsnet.plots import MUTED
 from gibbsnet.report.charts import colours, over_steps
 from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison
@@ -23,16 +25,50 @@ def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], 
     return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 
 
+def asked(arguments: Sequence[str], of: str = "", **defaults: str | int) -> tuple[list[Path], dict]:
+    """The folders of run=FOLDER, and the command line's key=value over the defaults, an integer where that is one.
+
+    Arguments:
+        of: what the runs are to be of.
+
+    Raises:
+        SystemExit: another key, no integer, no run; in one line.
+    """
+    pairs = [a.partition("=")[::2] for a in arguments]
+    if unknown := [key for key, _ in pairs if key not in {"run", *defaults}]:
+        expected = ", ".join(["run=FOLDER", *(f"{key}={value}" for key, value in defaults.items())])
+        raise SystemExit(f"unknown {unknown[0]!r}: expected {expected}")
+    given = {key: value for key, value in pairs if key != "run"}
+    chosen = {k: integer(k, v) if isinstance(defaults[k], int) else v for k, v in given.items()}
+    runs = [Path(value) for key, value in pairs if key == "run"]
+    if not runs:
+        raise SystemExit(f"which run? Say run=FOLDER{of}, for example run=runs/mine")
+    return runs, {**defaults, **chosen}
+
+
+def integer(key: str, value: str) -> int:
+    if not value.isdecimal():
+        raise SystemExit(f"{key}={value}: expected an integer >= 0")
+    return int(value)
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """What cannot be used ends the command, and is said in one line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
+
+
 def trained(settings: Sequence[str]) -> dict:
     """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
 
     Raises:
         SystemExit: a setting that there is not, in one line.
     """
-    try:
+    with in_one_line():
         config = load([*settings, "tracking.mode=disabled"])
-    except ConfigError as error:
-        raise SystemExit(str(error)) from error
     train(config)
     return config
 
@@ -43,6 +79,49 @@ def finished(settings: Sequence[str]) -> Path:
     if not (folder(config) / "metrics.json").exists():
         evaluate(config)
     return folder(config)
+
+
+def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | None:
+    """Writes what was found into the record, data -> {seeds, settings, models}; returns it.
+
+    Models that were not run again stay beside those that were, if their seeds and settings are the same.  If not, nothing is
+    written, and None is returned: only all the usual models, and all that are recorded, take the place of other seeds.
+    """
+    record = json.loads(path.read_text()) if path.exists() else {}
+    old = record.get(data, {"models": {}})
+    alike = all(old.get(key, []) == found[key] for key in ("seeds", "settings"))
+    if old["models"] and not alike and not {*usual, *old["models"]} <= found["models"].keys():
+        print(f"not written: {path} has {data} of other seeds or settings; run all of its models to replace them")
+        return None
+    record[data] = {**found, "models": {**old["models"], **found["models"]} if alike else found["models"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def command(start: str, found: Mapping, usual: Iterable[str]) -> str:
+    """The command that makes a record's part: its seeds, its models if they are not the usual ones, its settings."""
+    models = [] if set(found["models"]) == set(usual) else [f"models={','.join(found['models'])}"]
+    seeds = ",".join(map(str, found["seeds"]))
+    return f"python -m benchmarks.{start} " + shlex.join([f"seeds={seeds}", *models, *found.get("settings", [])])
+
+
+def head(title: str, more: str = "") -> list[str]:
+    """How a page of numbers over seeds begins."""
+    text = "Median over seeds [least .. greatest]; what was expected and what it says: [findings.md](findings.md)."
+    return [f"# {title}", "", f"{text} Names: [metrics.md](metrics.md){more}.", ""]
+
+
+def redraw(data: str, columns: Mapping[str, Sequence[Path]], path: Path, named: Callable = dict) -> None:
+    """Draws the curves of a record's models from their files; where one is not here, the picture stays as it is.
+
+    named: gives the columns their names in the legend.
+    """
+    if missing := [file for files in columns.values() for file in files if not file.exists()]:
+        print(f"{path} is not drawn anew: {missing[0]} is not here")
+        return
+    metrics = {name: [json.loads(file.read_text()) for file in files] for name, files in columns.items()}
+    plots.save(curves(data, named(metrics)), path)
 
 
 def numbers(run: Path) -> dict[str, float]:
@@ -103,6 +182,6 @@ def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure:
     palette = colours(list(columns))
     figure = over_steps(Comparison("", data, runs), palette)
     handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]
-    options = {"ncols": min(len(handles), 6), "frameon": False, "fontsize": 8.5, "labelcolor": MUTED}
+    options = {"ncols": min(len(handles), 6), "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
     figure.legend(handles=handles, loc="outside lower center", **options)
     return figure

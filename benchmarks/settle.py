@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.runs import asked, in_one_line
 from gibbsnet.chain import Chain, Stance, Wakeful
 from gibbsnet.config import load, read
 from gibbsnet.data import State
@@ -72,7 +73,7 @@ def measure(run: Path, seed: int = 0) -> dict:
     """Both tables of a run."""
     config = read(run)
     data, judge = datamodule(config), prepare(config)
-    module = load_run(run, config, data.shape)
+    module = load_run(run, config, data.shape, data.digest)
     perceiving, daydreaming = (
         build_chain(**load([f"mode={m}"], into=config)["chains"]["unclamped"])
         for m in ("present_at_hand", "daydreaming")
@@ -88,11 +89,10 @@ def measure(run: Path, seed: int = 0) -> dict:
 
 
 def main(arguments: Sequence[str]) -> None:
-    runs = [Path(a.removeprefix("run=")) for a in arguments if a.startswith("run=")]
-    if not runs:
-        raise SystemExit("which run? Say run=FOLDER of a model with x, z1, z2, for example run=runs/two")
-    for run in runs:
-        for first, rows in zip(("potency of z2", "emergency at"), measure(run).values(), strict=True):
+    for run in asked(arguments, " of a model with x, z1, z2")[0]:
+        with in_one_line():
+            found = measure(run)
+        for first, rows in zip(("potency of z2", "emergency at"), found.values(), strict=True):
             names = next(iter(rows.values()))
             print(f"| {first} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names), sep="\n")
             print(

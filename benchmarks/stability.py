@@ -3,7 +3,8 @@ r"""How stable a chain is: python -m benchmarks.stability [seeds=1,2,3] [data=di
 GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
 N sweeps, N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
 chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
-docs/figures/stability_DATA.png.  What is finished is not run again; run folders: runs/stability/DATA/VARIANT/SEED.
+docs/figures/stability_DATA.png; some models alone join those of the same seeds there.  What is finished is not run again; run
+folders: runs/stability/DATA/VARIANT/SEED.
 """
 
 import json
@@ -12,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.runs import curves, flat, options, summary, table, trained
-from gibbsnet import plots
+from benchmarks.runs import command, flat, head, integer, keep, options, redraw, summary, table, trained
 from gibbsnet.config import folder
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate
@@ -41,23 +41,25 @@ BAND = "reference/test/joint_distance"
 
 def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
     """A finished run's scores."""
-    where = Path("runs", "stability", data, variant, str(seed))
-    config = trained(
-        [f"experiment={data}", "model=gibbsnet", f"data={data}", f"seed={seed}", f"run={where}", *VARIANTS[variant], *more]
-    )  # fmt: skip
+    where = place(data, variant, seed)
+    usual = [f"experiment={data}", "model=gibbsnet", f"data={data}", f"seed={seed}", f"run={where}"]
+    config = trained([*usual, *VARIANTS[variant], *more])
     path = folder(config) / "stability.json"
     if not path.exists():
         write_json(score(config), path)
     return json.loads(path.read_text())
 
 
+def place(data: str, variant: str, seed: int) -> Path:
+    return Path("runs", "stability", data, variant, str(seed))
+
+
 def score(config: Mapping) -> dict:
     """metrics.json's numbers at every i of GRID."""
     data, wanted = datamodule(config), config["evaluation"]
-    module = load_run(folder(config), config, data.shape)
-    return evaluate(
-        module, data.data, prepare(config), seed=wanted["seed"], samples=wanted["samples"], steps=GRID, inception=None
-    )
+    module = load_run(folder(config), config, data.shape, data.digest)
+    options = {"seed": wanted["seed"], "samples": wanted["samples"], "steps": GRID, "inception": None}
+    return evaluate(module, data.data, prepare(config), **options)
 
 
 def rows(found: Mapping[str, Mapping]) -> list[str]:
@@ -70,49 +72,49 @@ def rows(found: Mapping[str, Mapping]) -> list[str]:
 
 
 def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
-    """What is recorded, variant -> metric -> its spread; and draws the curves."""
+    """What is recorded, variant -> metric -> its spread."""
     metrics = {v: [run(data, v, seed, more) for seed in seeds] for v in variants}
-    rates = {v: [m["chain"]["switch_rate"] or 0 for m in seeds] for v, seeds in metrics.items()}
-    named = {f"{v} (switch rate {median(rates[v]):.2f})": seeds for v, seeds in metrics.items()}
-    plots.save(curves(data, named), Path("docs", "figures", f"stability_{data}.png"))
     found = {v: summary([dict(flat(m)) for m in seeds]) for v, seeds in metrics.items()}
     shown = {*rows(found), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
-    return {
-        "seeds": list(seeds),
-        "models": {v: {n: s for n, s in numbers.items() if n in shown} for v, numbers in found.items()},
-    }
+    models = {v: {n: s for n, s in numbers.items() if n in shown} for v, numbers in found.items()}
+    return {"seeds": list(seeds), "settings": list(more), "models": models}
+
+
+def named(metrics: Mapping[str, Sequence[Mapping]]) -> dict[str, Sequence[Mapping]]:
+    """The variants by names that say their switch rates."""
+    rates = {v: median(m["chain"]["switch_rate"] or 0 for m in seeds) for v, seeds in metrics.items()}
+    return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in metrics.items()}
+
+
+def draw(data: str, found: Mapping) -> None:
+    """docs/figures/stability_DATA.png."""
+    files = {v: [place(data, v, seed) / "stability.json" for seed in found["seeds"]] for v in found["models"]}
+    redraw(data, files, Path("docs", "figures", f"stability_{data}.png"), named)
 
 
 def section(data: str, found: Mapping) -> list[str]:
     """A data set's part of docs/stability.md."""
-    seeds = ", ".join(map(str, found["seeds"]))
-    text = [f"## {data}", "", f"`python -m benchmarks.stability data={data}`, seeds {seeds}", ""]
+    text = [f"## {data}", "", f"`{command(f'stability data={data}', found, USUAL)}`", ""]
     return [*text, *table(found["models"], rows(found["models"])), "", f"![{data}](figures/stability_{data}.png)", ""]
 
 
 def page(record: Mapping) -> list[str]:
     """docs/stability.md."""
-    head = [
-        "# How stable the chains are",
-        "",
-        "Median over seeds [least .. greatest]; what was expected and what it says: ",
-    ]
-    head[-1] += f"[findings.md](findings.md). Names: [metrics.md](metrics.md); `{BAND}` is the band."
-    return [*head, "", *(line for data, found in record.items() for line in section(data, found))]
+    parts = [line for data, found in record.items() for line in section(data, found)]
+    return [*head("How stable the chains are", f"; `{BAND}` is the band"), *parts]
 
 
 def main(arguments: Sequence[str]) -> None:
     chosen, more = options(arguments, seeds="1,2,3", data="digits", models=",".join(USUAL))
-    variants, seeds = chosen["models"].split(","), [int(seed) for seed in chosen["seeds"].split(",")]
+    variants, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
     if unknown := sorted(set(variants) - set(VARIANTS)):
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(VARIANTS)}")
-    found = measure(chosen["data"], variants, seeds, more)
-    path = Path("docs", "stability.json")
-    record = json.loads(path.read_text()) if path.exists() else {}
-    record[chosen["data"]] = found
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    Path("docs", "stability.md").write_text("\n".join(page(record)))
-    print("\n".join(section(chosen["data"], found)))
+    data, found = chosen["data"], measure(chosen["data"], variants, seeds, more)
+    if record := keep(Path("docs", "stability.json"), data, found, USUAL):
+        found = record[data]
+        Path("docs", "stability.md").write_text("\n".join(page(record)))
+        draw(data, found)
+    print("\n".join(section(data, found)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """The commands that compare: their contenders are what they are called, and they run end to end."""
 
 import json
+import re
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import approach, compare, runs, stability
+from benchmarks import approach, compare, fill, labels, runs, settle, stability
 from gibbsnet.chain import Chain
-from gibbsnet.config import choices, load
+from gibbsnet.config import ConfigError, choices, load
 from gibbsnet.data import DataModule
 from gibbsnet.evaluation.yardsticks import yardstick
 from gibbsnet.modules import build
@@ -31,10 +34,10 @@ def points(n=B):
 # The contenders
 
 
-@pytest.mark.parametrize("data", ["ring", "digits"])
+@pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
-    plain, base, cycle, gibbs, cut, _ = configs.values()
+    plain, base, cycle, gibbs, cut, untied = configs.values()
     for config in configs.values():
         for part in ("network", "critics", "optim", "penalty", "data"):
             assert config[part] == base[part], part
@@ -48,6 +51,9 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, cut)] == [3, 1]
     assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"]
     assert compare.STEPS[data]["gibbsnet"] == base["steps"]
+    sweeps = sum(v[0] == "z" for v in untied["chains"]["unclamped"]["start"]) - 1
+    N = gibbs["chains"]["unclamped"]["steps"]
+    assert sweeps == (N if isinstance(N, int) else max(N)), "as deep as the longest of GibbsNet's chains"
     assert all(steps.keys() == set(compare.CONTENDERS) for steps in compare.STEPS.values())
 
 
@@ -150,6 +156,42 @@ def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, t
     assert (tmp_path / "docs/comparison.md").read_text() == page
 
 
+def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(short, tmp_path, capsys):
+    def ring(*arguments):
+        compare.main(["ring", *arguments, *short])
+        return json.loads((tmp_path / "docs/comparison.json").read_text())["ring"], capsys.readouterr().out
+
+    first, said = ring("seeds=1", "models=ali_floor")
+    assert "benchmarks.compare ring seeds=1 models=ali_floor every.log=2" in said and "'evaluation.steps=[0,1]'" in said
+    both, said = ring("seeds=1", "models=gibbsnet")
+    assert both["models"].keys() == {"ali_floor", "gibbsnet"} and "models=ali_floor,gibbsnet" in said
+    assert both["models"]["ali_floor"] == first["models"]["ali_floor"]
+    page = (tmp_path / "docs/comparison.md").read_text()
+    picture = (tmp_path / "docs/figures/comparison_ring.png").read_bytes()
+    for arguments in (["seeds=2", "models=gibbsnet"], ["seeds=1", "models=gibbsnet", "evaluation.seed=1"]):
+        kept, said = ring(*arguments)
+        assert kept == both and said.count("not written: docs/comparison.json has ring") == 1 and arguments[0] in said
+    assert (tmp_path / "docs/comparison.md").read_text() == page
+    assert (tmp_path / "docs/figures/comparison_ring.png").read_bytes() == picture
+
+
+def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
+    def kept(seed, *models):
+        found = {"seeds": [seed], "settings": [], "models": dict.fromkeys(models, seed)}
+        return runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"]), runs.command("x", found, ["a", "b"])
+
+    assert kept(1, "a", "b", "more")[0]["ring"]["seeds"] == [1]
+    assert kept(2, "a", "b")[0] is None and "not written" in capsys.readouterr().out, "more would be lost"
+    assert kept(2, "b", "a", "more")[0]["ring"]["models"] == {"b": 2, "a": 2, "more": 2}
+    assert kept(2, "a")[1] == "python -m benchmarks.x seeds=2 models=a"
+    assert kept(2, "b", "a")[1] == "python -m benchmarks.x seeds=2"
+
+
+def test_a_picture_whose_runs_are_not_here_stays(tmp_path, capsys):
+    runs.redraw("ring", {"ali": [tmp_path / "none.json"]}, tmp_path / "curves.png")
+    assert "none.json is not here" in capsys.readouterr().out and not (tmp_path / "curves.png").exists()
+
+
 def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     stability.main(["data=ring", "seeds=1", "models=n0,unshared,learned", "steps=4", *short])
     record = json.loads((tmp_path / "docs/stability.json").read_text())["ring"]
@@ -165,13 +207,46 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
         (compare, [], "which data"),
         (compare, ["ring", "models=vae"], "models=vae"),
         (compare, ["ring", "sedes=1"], "unknown key 'sedes'"),
+        (compare, ["ring", "seeds=a"], "seeds=a: expected an integer"),
+        (compare, ["ring", "clock=a"], "clock=a"),
         (stability, ["models=n7"], "models=n7"),
-        (approach, [], "which run"),
+        (stability, ["seeds=1,"], "seeds=: expected an integer"),
+        (labels, ["run=none", "samples=abc"], "samples=abc: expected an integer"),
+        (labels, ["run=none", "sample=abc"], "unknown 'sample': expected run=FOLDER, split=test"),
+        (fill, ["run=none", "images=some"], "images=some"),
+        *((c, [], "which run") for c in (approach, fill, labels, settle)),
+        *((c, ["run=none"], "none/config.yaml does not exist") for c in (approach, fill, labels, settle)),
+        *((c, ["run=none", "chains=5"], "unknown 'chains'") for c in (approach, fill, labels, settle)),
     ],
 )
 def test_what_is_not_there_is_one_line(command, arguments, words):
-    with pytest.raises(SystemExit, match=words):
+    with pytest.raises(SystemExit, match=words) as said:
         command.main(arguments)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("latents, classes, words", [(["z1", "z2"], 8, "the latents z1, z2"), (["z"], 0, "no classes")])
+def test_an_approach_is_of_one_latent_and_goes_between_classes(monkeypatch, latents, classes, words):
+    data = SimpleNamespace(data=SimpleNamespace(name="mine", classes=classes), shape=(2,), digest=None)
+    monkeypatch.setattr(approach, "read", lambda run: {})
+    monkeypatch.setattr(approach, "datamodule", lambda config: data)
+    monkeypatch.setattr(approach, "load_run", lambda *arguments: SimpleNamespace(latents=latents))
+    with pytest.raises(SystemExit, match=words):
+        approach.main(["run=two"])
+
+
+@pytest.mark.parametrize("command", [approach, fill, labels, settle])
+def test_a_run_is_held_against_the_data_it_was_trained_on(command, monkeypatch):
+    def refused(run, config, shape, digest):
+        raise ConfigError(f"digest {digest}")
+
+    data = SimpleNamespace(data=None, shape=(2,), digest="d1")
+    monkeypatch.setattr(command, "read", lambda run: {"graph": {"y": {}}})
+    monkeypatch.setattr(command, "datamodule", lambda config: data)
+    monkeypatch.setattr(command, "prepare", lambda config: "judge")
+    monkeypatch.setattr(command, "load_run", refused)
+    with pytest.raises(SystemExit, match="digest d1"):
+        command.main(["run=mine"])
 
 
 @pytest.mark.parametrize("name", ["comparison", "stability"])
@@ -186,6 +261,20 @@ def test_equal_time_is_more_steps_for_who_is_faster():
     assert compare.equal_time({"ali": 5.0, "gibbsnet": 6.0, "untied": 8.0}, 8000) == {
         "ali": 9600, "gibbsnet": 8000, "untied": 6000
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row, data", [("ring and grid", ("ring", "grid")), ("digits", ("digits",)), ("mnist", ("mnist",))]
+)
+def test_the_step_counts_are_those_of_times_that_round_to_the_printed_ones(row, data):
+    text = (ROOT / "docs/findings.md").read_text().partition("CPU milliseconds of a step")[2]
+    printed = re.search(rf"\| {row} \|([\d.| ]+)\|\n", text)[1].split("|")
+    ms = dict(zip(("ali", "ali_cycle", "gibbsnet", "gibbsnet_cut", "untied"), map(float, printed), strict=True))
+    for name, (m, t) in product(data, ms.items()):
+        steps = compare.STEPS[name]
+        least, most = (steps["gibbsnet"] * (ms["gibbsnet"] - e) / (t + e) for e in (0.05, -0.05))
+        assert m == "gibbsnet" or round(least / 100) * 100 <= steps[m] <= round(most / 100) * 100, (name, m)
+        assert steps["ali_floor"] == steps["ali"]
 
 
 # The approach, on tables
