@@ -16,6 +16,7 @@ from gibbsnet.classifier import load_judge
 from gibbsnet.config import ConfigError, load
 from gibbsnet.data import ATTRIBUTES, DataError, DataModule, units
 from gibbsnet.data.attributes import ink, loop, slant, thickness
+from gibbsnet.data.module import Batches
 from gibbsnet.evaluation import evaluate_labels
 from gibbsnet.evaluation.labels import edit
 from gibbsnet.graph import build_graph
@@ -103,6 +104,16 @@ def test_ranks_share_batches_with_labelled_examples():
         loader.rank, loader.ranks = rank, 2
         parts.append([d.indices for d in loader])
     assert all(torch.equal(w, torch.cat([a, b])) for w, a, b in zip(whole, *parts, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5, 20])
+def test_every_rank_has_its_share_of_the_known_labels(ranks):
+    n, known = 1000, torch.arange(100)  # everyone else is drawn from all
+    shares = [Batches(n, 100, 8, 0, rank=r, ranks=ranks, known=known + n, extra=20) for r in range(ranks)]
+    for draws in zip(*shares, strict=True):
+        assert [int((d.indices >= n).sum()) for d in draws] == [20 // ranks] * ranks
+    firsts = torch.cat([d.indices[d.indices >= n] for d in Batches(n, 100, 5, 0, known=known + n, extra=20)])
+    assert torch.equal(firsts.sort().values, known + n)  # an epoch goes through all of them
 
 
 @pytest.mark.parametrize(
