@@ -253,18 +253,23 @@ def poisoned(*steps, end=None, rank=None):
             raise EOFError
         if step not in steps or rank not in (None, noise.rank):
             return outcome
+        real["x"] = real["x"] * torch.nan  # which the supervised terms read, where there are any
         nan = [g * torch.nan for g in outcome.graph]
         return Outcome(nan, outcome.critic, outcome.diagnostics | {"loss_graph": torch.tensor(torch.nan)})
 
     return play
 
 
+LABELLED = ["model=labelled", "supervised.y.dreams=0.5"]
+
+
+@pytest.mark.parametrize("model", [[], LABELLED, ["model=attributes"]], ids=["ali", "labelled", "attributes"])
 def test_a_nan_ends_the_run_with_the_step_the_term_and_the_last_good_checkpoint(
-    tmp_path, settings, monkeypatch, capsys
+    tmp_path, settings, monkeypatch, capsys, model
 ):
     run = tmp_path / "run"
     monkeypatch.setattr(GibbsNet, "contest", poisoned(12))
-    assert main(["train", f"run={run}", *settings]) == 1
+    assert main(["train", f"run={run}", *settings, *model]) == 1
     refused(capsys, "step 15", "loss_", "= nan", str(run / "checkpoints" / "last.ckpt"))
     state = load(run)
     assert state["global_step"] == 10 and all(torch.isfinite(w).all() for w in state["state_dict"].values())
@@ -277,9 +282,10 @@ def test_permission_to_skip_changes_nothing_where_nothing_is_skipped(tmp_path, s
     assert [row["train/skipped"] for row in read(run / "history.jsonl") if "train/skipped" in row] == [0] * 4
 
 
-def test_bad_batches_pass_without_a_step_and_are_counted_across_a_resume(tmp_path, settings, monkeypatch):
+@pytest.mark.parametrize("model", [["model=gibbsnet"], LABELLED], ids=["gibbsnet", "labelled"])
+def test_bad_batches_pass_without_a_step_and_are_counted_across_a_resume(tmp_path, settings, monkeypatch, model):
     one, two = tmp_path / "one", tmp_path / "two"
-    skipping = [*settings, "model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5"]
+    skipping = [*settings, *model, "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5"]
     skipping += ["optim.skip_nonfinite=2"]
     with monkeypatch.context() as patch, pytest.raises(EOFError):
         patch.setattr(GibbsNet, "contest", poisoned(8, 9, 14, end=13))

@@ -166,6 +166,14 @@ def test_a_game_in_which_everything_is_hidden(gamma):
     assert all(g.isfinite().all() for g in outcome.critic)
 
 
+@pytest.mark.parametrize("hidden", ["", "z", "xz"])
+def test_what_is_reported_does_not_depend_on_what_is_hidden(hidden):
+    """Ranks average these terms by their place."""
+    told = played(game=Game(gamma=PENALTIES), audible={v: torch.zeros(B).bool() for v in hidden})[0].diagnostics
+    assert list(told) == list(played(game=Game(gamma=PENALTIES))[0].diagnostics)
+    assert {v for v in "xz" if told[f"penalty_{v}"] == 0} == set(hidden)
+
+
 @pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
 @pytest.mark.parametrize("gamma", [{}, {"x": 1e-8}])
 @pytest.mark.parametrize("scale, dtype", list(product([30.0, 3000.0], [torch.float32, torch.float64])))

@@ -16,6 +16,7 @@ from gibbsnet.classifier import load_judge
 from gibbsnet.config import ConfigError, load
 from gibbsnet.data import ATTRIBUTES, DataError, DataModule, units
 from gibbsnet.data.attributes import ink, loop, slant, thickness
+from gibbsnet.data.module import Batches
 from gibbsnet.evaluation import evaluate_labels
 from gibbsnet.evaluation.labels import edit
 from gibbsnet.graph import build_graph
@@ -103,6 +104,16 @@ def test_ranks_share_batches_with_labelled_examples():
         loader.rank, loader.ranks = rank, 2
         parts.append([d.indices for d in loader])
     assert all(torch.equal(w, torch.cat([a, b])) for w, a, b in zip(whole, *parts, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5, 20])
+def test_every_rank_has_its_share_of_the_known_labels(ranks):
+    n, known = 1000, torch.arange(100)  # everyone else is drawn from all
+    shares = [Batches(n, 100, 8, 0, rank=r, ranks=ranks, known=known + n, extra=20) for r in range(ranks)]
+    for draws in zip(*shares, strict=True):
+        assert [int((d.indices >= n).sum()) for d in draws] == [20 // ranks] * ranks
+    firsts = torch.cat([d.indices[d.indices >= n] for d in Batches(n, 100, 5, 0, known=known + n, extra=20)])
+    assert torch.equal(firsts.sort().values, known + n)  # an epoch goes through all of them
 
 
 @pytest.mark.parametrize(
@@ -262,6 +273,32 @@ def test_without_weights_the_game_is_all_there_is():
     assert module.supervised == {}
     with pytest.raises(ValueError, match="supervised: y given z is no conditional of the graph"):
         made("labelled", "supervised.y.hears=[z]")
+
+
+@pytest.mark.parametrize(
+    "start, latent, hears",
+    [
+        ("[['z|x',y,a]]", "z", "x"),
+        ("[[z,y,a]]", "a", "x"),
+        ("[['a|x'],[z,y]]", "a", "x"),
+        ("[a,[z,y]]", "a", "xy"),
+    ],
+)
+def test_a_posterior_mean_hears_whom_the_clamped_chain_s_first_block_hears(start, latent, hears):
+    free = ["chains.clamped.mode.a.clamped=false", "supervised.a.known=0.0"]
+    module, data = made("attributes", f"chains.clamped.start={start}", *free)
+    module.eval()
+    given = {v: x for v, x in batch_of(data).items() if v != "a"}
+    state = module._values(given)
+    expected = module.ema.module[latent].mean({v: state[v] for v in hears}, 100)
+    assert torch.equal(module.posterior_mean(given, latent, 0), expected)
+
+
+def test_what_the_clamped_chain_does_not_clamp_cannot_be_supervised():
+    with pytest.raises(
+        ValueError, match="supervised: y is not among the data; expected what the clamped chain clamps: x"
+    ):
+        made("labelled", "chains.clamped.mode.y.clamped=false")
 
 
 # What the critic sees: x = (u, v), u a noisy copy of y and v of z, so that p(x|y,z), q(y|x), q(z|x) and uniform priors agree
@@ -451,6 +488,10 @@ def test_values_are_held_through_the_door(run, settings, file, held):
         ("{y: [1, 2]}", "clamp.values of y is [1, 2]: expected a label in 0..9"),
         ("{q: 1}", "clamp.values names q: expected variables out of z, y, a"),
         ("{a: [1, 0]}", "clamp.values of a is [1, 0]: expected a list of 3 entries"),
+        ("{a: [1, 0, 2]}", "clamp.values of a is [1, 0, 2]: expected a list of 3 entries, each 0, 1 or null"),
+        ("{a: [1, 0, .nan]}", "each 0, 1 or null"),
+        ("{a: [1, 0, yes please]}", "each 0, 1 or null"),
+        ("{z: [.inf" + ", 0" * 15 + "]}", "expected a list of 16 entries, each a finite number or null"),
         ("{a: [null, 0, 1]}", "null is what a real image has, and none is held"),
     ],
 )
@@ -458,6 +499,12 @@ def test_values_that_cannot_be_are_one_line(run, values, words, capsys):
     assert main(["sample", f"run={run}", f"clamp.values={values}"]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_values_beside_a_mode_that_takes_real_images_are_one_line(run, capsys):
+    assert main(["sample", f"run={run}", "chains.unclamped.mode={x: {clamped: true}}", "clamp.values={y: 3}"]) == 1
+    said = capsys.readouterr().err
+    assert "clamp.values={'y': 3}, but the chain takes" in said and "mode=dreaming" in said and said.count("\n") == 1
 
 
 def test_the_benchmark_writes_what_it_prints(run, capsys):

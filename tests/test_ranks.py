@@ -42,6 +42,8 @@ GAMES = {
                                                "game.cycle=0.5"],
     "gibbsnet, persistent, relativistic, no penalties": [*PERSISTENT, "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "gibbsnet2": ["model=gibbsnet2"],
+    "labelled, often none known on a rank": ["model=labelled", "data.labels=10", "chains.clamped.mode.y.silent=true",
+                                             "graph.y.straight=false", "supervised.y.dreams=0.3"],
 }  # fmt: skip
 
 

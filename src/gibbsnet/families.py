@@ -9,7 +9,8 @@ distribution, and draws from it with the noise it is handed:
     Bernoulli    eta = logit                            straight-through gradient
     Categorical  eta = logits                           straight-through gradient
 
-Silence, eta = eta_prior, is the prior. Parameters lie along dimension 1: shape (B, k * C, ...) for values (B, C, ...).
+Silence, eta = eta_prior, is the prior. What is not finite is not refused here: it shows in the losses, where a batch may be
+skipped. Parameters lie along dimension 1: shape (B, k * C, ...) for values (B, C, ...).
 """
 
 import math
@@ -17,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
 from torch.nn.functional import one_hot, softplus
 
@@ -119,7 +121,7 @@ class Gaussian(Family):
         return self.bound * torch.tanh(a / (self.bound * precision)), precision.rsqrt()
 
     def distribution(self, eta):
-        return _independent(Normal(*self.moments(eta)))
+        return _independent(Normal(*self.moments(eta), validate_args=False))
 
     def draw(self, eta, noise):
         mu, sigma = self.moments(eta)
@@ -143,7 +145,7 @@ class Points(Family):
 
     def distribution(self, eta):
         location = self.location(eta)
-        return _independent(Normal(location, torch.full_like(location, self.scale)))
+        return _independent(Normal(location, torch.full_like(location, self.scale), validate_args=False))
 
     def draw(self, eta, noise):
         location = self.location(eta)
@@ -171,12 +173,20 @@ class Bernoulli(Family):
         return torch.logit(mean.clamp(0.01, 0.99))
 
     def distribution(self, eta):
-        return _independent(TorchBernoulli(logits=eta))
+        return _independent(TorchBernoulli(logits=eta, validate_args=False))
 
     def draw(self, eta, noise):
         p = torch.sigmoid(eta)
         bits = (noise.uniform(p.shape, p.dtype) < p).to(p.dtype)
         return bits + (p - p.detach())
+
+
+class _OneHot(OneHotCategorical):
+    """Unchecked: torch's own checks its logits whatever `validate_args` says."""
+
+    def __init__(self, logits: Tensor):
+        self._categorical = TorchCategorical(logits=logits, validate_args=False)
+        Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
 
 class Categorical(Family):
@@ -198,7 +208,7 @@ class Categorical(Family):
         return (data[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
 
     def distribution(self, eta):
-        return OneHotCategorical(logits=eta)
+        return _OneHot(eta)
 
     def draw(self, eta, noise):
         p = torch.softmax(eta, dim=1)

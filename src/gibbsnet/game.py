@@ -135,8 +135,9 @@ class Game:
             grads = grad(score, [*parameters, *ends], weight, allow_unused=True)
             return grads[: len(parameters)], _scaled(g / weight, leaves, grads[len(parameters) :]), terms
         at_leaves = _scaled(g, leaves, inner) if exact else grad(score, ends, g, retain_graph=True, allow_unused=True)
+        heard = due and penalty.requires_grad  # not where every variable is hidden
         # One pass for score and penalty: twice differentiated rectifiers send zeros all the way through the critic again.
-        roots, weights = ([score, penalty], [d, torch.ones_like(penalty)]) if terms else ([score], [d])
+        roots, weights = ([score, penalty], [d, torch.ones_like(penalty)]) if heard else ([score], [d])
         return grad(roots, parameters, weights, allow_unused=True), at_leaves, terms
 
     def _slopes(self, score: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -155,12 +156,12 @@ class Game:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 + R2 with its gradient history, times `lazy`, and the mean squared input gradients per variable.
 
-        Both are empty where every variable is hidden.
+        A variable that is hidden everywhere counts as zero: the names do not depend on the data, which ranks do not share.
         """
-        squares: dict[str, Tensor] = {}
+        squares = {v: torch.zeros((), dtype=dtype, device=x.device) for (_, v), x in leaves.items()}
         for (_, v), slope in zip(leaves, slopes, strict=True):
             if slope is not None:
-                squares[v] = squares.get(v, 0) + slope.to(dtype).flatten(1).square().sum(1).mean()
+                squares[v] = squares[v] + slope.to(dtype).flatten(1).square().sum(1).mean()
         penalty = sum(0.5 * self.gamma.get(v, 0) * square for v, square in squares.items())
         return self.lazy * penalty, {f"penalty_{v}": square.detach() for v, square in squares.items()}
 

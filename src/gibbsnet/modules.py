@@ -66,11 +66,14 @@ def check_names(graph: Graph, chain: Chain) -> None:
             raise ValueError(f"a chain draws {v} given {', '.join(deaf)}, which {v} does not hear in the graph")
 
 
-def check_lessons(graph: Graph, supervised: Mapping) -> None:
-    """Refuses supervised terms of unknown variables, or along edges that are none."""
+def check_lessons(graph: Graph, clamped: Chain, supervised: Mapping) -> None:
+    """Refuses supervised terms of unknown variables, along edges that are none, or of what the clamped chain does not hold."""
     for v, options in supervised.items():
         if v not in set(graph) or not set(options["hears"]) <= graph.neighbours(v):
             raise ValueError(f"supervised: {v} given {', '.join(options['hears'])} is no conditional of the graph")
+        if v not in clamped.clamped:
+            held = ", ".join(sorted(clamped.clamped)) or "nothing"
+            raise ValueError(f"supervised: {v} is not among the data; expected what the clamped chain clamps: {held}")
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -151,7 +154,7 @@ class GibbsNet(LightningModule):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
-        check_lessons(self.graph, self.supervised)
+        check_lessons(self.graph, self.clamped, self.supervised)
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
 
@@ -457,9 +460,11 @@ class GibbsNet(LightningModule):
     def posterior_mean(self, given: State, latent: str, seed: int) -> Tensor:
         """E[latent | given], shape (B, *): exact where one conditional gives it, else the mean of 16 clamped draws."""
         given = self._held(given)
-        conditional, first = self._ready()[latent], parse(self.clamped.start[0])
-        if self.clamped.range[1] == 0 and latent in dict(first):
-            return conditional.mean(given, len(given["x"]))
+        conditional, first = self._ready()[latent], dict(parse(self.clamped.start[0]))
+        if self.clamped.range[1] == 0 and latent in first:
+            hears = first[latent]
+            heard = {u: x for u, x in given.items() if u not in first and (hears is None or u in hears)}
+            return conditional.mean(heard, len(given["x"]))
         draws = [self.infer(given, seed_of(seed, k))[latent] for k in range(DRAWS_FOR_MEAN)]
         return torch.stack(draws).mean(0)
 

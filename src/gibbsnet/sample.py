@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
 from .evaluate import join
+from .families import Bernoulli
 from .files import replace
 from .modules import GibbsNet, build_chain, holding
 from .noise import Noise
@@ -36,10 +38,16 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
+    clamp, seed = config["clamp"], config["evaluation"]["seed"]
+    real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held
+    if clamp["values"] and chain.given and not real:
+        raise ConfigError(
+            f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
+            f"mode=dreaming, or clamp.whole=[...] beside the values"
+        )
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
-    clamp, seed = config["clamp"], config["evaluation"]["seed"]
-    if clamp["hole"] or clamp["whole"]:  # real images, beside which values may be held
+    if real:
         print(fill(module, chain, data, clamp, seed, out))
     elif chain.given:
         print(be(module, chain, data, chains, clamp["emergency"], seed, out / f"{config['mode'] or 'present'}.png"))
@@ -161,8 +169,10 @@ def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> Sta
         if labelled and type(value) is int and 0 <= value < shape[0]:
             given[v] = torch.full((batch,), value)
             continue
-        if labelled or not isinstance(value, list) or len(shape) > 1 or len(value) != shape[0]:
-            wanted = f"a label in 0..{shape[0] - 1}" if labelled else f"a list of {shape[0]} entries"
+        bits = isinstance(module.graph[v].family, Bernoulli)
+        if labelled or len(shape) > 1 or not listed(value, shape[0], bits):
+            entries = f"a list of {shape[0]} entries, each {'0, 1' if bits else 'a finite number'} or null"
+            wanted = f"a label in 0..{shape[0] - 1}" if labelled else entries
             raise ConfigError(f"clamp.values of {v} is {value}: expected {wanted}")
         if v not in present and None in value:
             raise ConfigError(
@@ -173,6 +183,14 @@ def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> Sta
             as_it_is = torch.tensor([entry is None for entry in value])
             given[v] = torch.where(as_it_is, present[v], given[v])
     return given
+
+
+def listed(value, size: int, bits: bool) -> bool:
+    """Whether it is a list of so many entries, each null or a finite number, of bits 0 or 1."""
+    if not isinstance(value, list) or len(value) != size:
+        return False
+    known = [entry for entry in value if entry is not None]
+    return all(entry in (0, 1) if bits else isinstance(entry, int | float) and isfinite(entry) for entry in known)
 
 
 def repeated(x: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ class Batches:
     left at its end is dropped. Iterating starts at step `start()`, while the length is always that of the whole run:
     that is how Lightning counts when it resumes within an epoch.
 
-    known, extra: the last `extra` examples of each batch are taken from these indices, in the same way; what is left of a
-        batch goes through all of them.
+    known, extra: `extra` examples of each batch, at equal distances, are taken from these indices, in the same way, so that
+        every rank has its share; what is left of a batch goes through all of them.
     """
 
     def __init__(self, n: int, batch_size: int, steps: int, seed: int, start=lambda: 0, rank: int = 0, ranks: int = 1,
@@ -46,10 +46,13 @@ class Batches:
     def __iter__(self) -> Iterator[Draw]:
         everyone = Shuffled(self.n, self.batch_size - self.extra, self.seed, "shuffle")
         labelled = Shuffled(len(self.known), self.extra, self.seed, "known") if self.extra else None
+        places = torch.arange(self.extra) * self.batch_size // max(self.extra, 1)
+        taken = torch.zeros(self.batch_size, dtype=torch.bool).index_fill(0, places, True)
         for step in range(self.start(), self.steps):
             batch = everyone[step]
             if labelled is not None:
-                batch = torch.cat([batch, self.known[labelled[step]]])
+                batch = batch.new_zeros(self.batch_size).masked_scatter(~taken, batch)
+                batch[taken] = self.known[labelled[step]]
             yield Draw("train", step, batch.chunk(self.ranks)[self.rank])
 
     def state_dict(self) -> dict:

@@ -4,7 +4,7 @@ asked       y clamped, the chain runs freely: does the judge see the class that 
 joint       nothing clamped: does the judge give x the class that the chain gives it?
 classified  x clamped: argmax_y q(y|x) on test images
 attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
-edits       z and y of a test image clamped, one attribute of it changed
+edits       a measured of a test image and clamped, z and y inferred; then one attribute is changed and x drawn
 halves      y clamped and half of the image
 """
 
@@ -153,8 +153,8 @@ def edits(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """attribute -> what edits -> {changed, class_kept, others_kept, mse}.
 
-    "model": z, y and the attributes are inferred from the image, the one attribute is changed, x is drawn; "reconstruction": the
-    same unchanged; "nearest": the nearest training image that has the attribute changed.
+    "model": a measured of the image and clamped, z and y inferred; then one attribute is changed and x drawn;
+    "reconstruction": the same, none changed; "nearest": the nearest training image that has the attribute changed.
     """
     real = data.state(held, torch.arange(min(images, len(held))), seed)
     train = data.data.train
