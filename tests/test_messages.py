@@ -149,3 +149,21 @@ def test_the_published_networks_of_ali_fit_cifar():
 def test_errors_name_what_is_wrong(network, source, target, words):
     with pytest.raises(ValueError, match=words):
         build_message(network, source, target)
+
+
+def test_transposed_convolutions_put_channels_last_under_bf16_alone():
+    """The faster order of memory changes no value: bits in float32, and in bfloat16 its precision, gradients included."""
+    message = seeded(lambda: build_message({"kind": "deconv", "layers": DECONV}, (7,), (2, 6, 6)))
+    plain = seeded(lambda: torch.nn.Sequential(torch.nn.ConvTranspose2d(7, 6, 2), torch.nn.LeakyReLU(0.2)))
+    x, seen = normal(6, 7).float(), []
+    assert torch.equal(message.net[:2](x[..., None, None]), plain(x[..., None, None]))
+    message.net[2].register_forward_hook(lambda net, given, said: seen.append(said))
+    exact = message(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = message(x)
+    assert [s.is_contiguous(memory_format=torch.channels_last) for s in seen] == [False, True]
+    assert torch.allclose(rough.float(), exact, atol=0.02 * exact.detach().abs().max().item())
+    weights = list(message.parameters())
+    for a, b in zip(torch.autograd.grad(rough.float().square().sum(), weights),
+                    torch.autograd.grad(exact.square().sum(), weights), strict=True):  # fmt: skip
+        assert (a - b).norm() < 0.05 * b.norm()

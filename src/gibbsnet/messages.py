@@ -77,6 +77,15 @@ class Mlp(nn.Module):
         return self.net(x)
 
 
+class _ConvTranspose2d(nn.ConvTranspose2d):
+    """PyTorch's. Its bfloat16 kernels for CPUs are two to three times as fast where the channels lie last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
+
 class Conv(nn.Module):
     """Convolutions by a table of (kernel, stride, maps), then a linear map (or a 1 x 1 convolution) onto the target.
 
@@ -92,7 +101,7 @@ class Conv(nn.Module):
                  leak: float | str = 0.2, norm: str | None = None, dropout: float | Sequence[float] = 0.0):  # fmt: skip
         super().__init__()
         act, eats = _activation(leak)
-        make = nn.ConvTranspose2d if self.transposed else nn.Conv2d
+        make = _ConvTranspose2d if self.transposed else nn.Conv2d
         maps, net = source[0], []
         for k, (kernel, stride, out) in enumerate(layers):
             # A kernel of 1 keeps its size; padding it would grow a border of biases.
