@@ -29,6 +29,7 @@ CONTENDERS = {
     "ali_floor": [*ALI, "size.floor={floor}"],
     "ali_cycle": [*ALI, "size.floor={floor}", "game.cycle=1.0"],
     "gibbsnet": ["model=gibbsnet"],
+    "gibbsnet_young": ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"],
     "gibbsnet_cut": ["model=gibbsnet", "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0"],
 }

@@ -1,7 +1,7 @@
 r"""How stable a chain is: python -m benchmarks.stability [seeds=1,2,3] [data=digits] [models=n0,n3] [steps=12000]
 
 GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
-N sweeps, N at random, a persistent chain, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
+N sweeps, N at random, persistent chains, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
 chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
 docs/figures/stability_DATA.png; some models alone join those of the same seeds there.  What is finished is not run again; run
 folders: runs/stability/DATA/VARIANT/SEED.
@@ -21,16 +21,18 @@ from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
 
 CHAIN = "chains.unclamped"
+YOUNG = [f"{CHAIN}.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew with every batch
 VARIANTS = {
-    "n0": [f"{CHAIN}.steps=0"],
-    "n1": [f"{CHAIN}.steps=1"],
-    "n3": [f"{CHAIN}.steps=3"],
-    "random": [f"{CHAIN}.steps=[0,3]"],
-    "persistent": [f"{CHAIN}.steps=[1,3]", f"{CHAIN}.persistent=0.9"],
+    "n0": [f"{CHAIN}.steps=0", *YOUNG],
+    "n1": [f"{CHAIN}.steps=1", *YOUNG],
+    "n3": [f"{CHAIN}.steps=3", *YOUNG],
+    "random": [f"{CHAIN}.steps=[0,3]", *YOUNG],
+    "persistent": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.persistent=0.5"],
     "unshared": ["model=unshared", f"{CHAIN}.steps=[0,3]"],
-    "learned": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.learned=[z]"],
-    "n10": [f"{CHAIN}.steps=10"],
-    "rising": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.rise=6000"],
+    "learned": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.learned=[z]", *YOUNG],
+    "n10": [f"{CHAIN}.steps=10", *YOUNG],
+    "rising": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.rise=6000", *YOUNG],
+    "untold": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.persistent=0.5", "critics.joint.hears.age=null"],
 }
 USUAL = list(VARIANTS)[:7]  # the others on request
 GRID = (0, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)

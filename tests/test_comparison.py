@@ -37,19 +37,27 @@ def points(n=B):
 @pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
-    plain, base, cycle, gibbs, cut, untied = configs.values()
+    plain, base, cycle, gibbs, young, cut, untied = configs.values()
+    assert [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()] == [None] * 3 + [
+        "embed",
+        None,
+        "embed",
+        None,
+    ]
     for config in configs.values():
         for part in ("network", "critics", "optim", "penalty", "data"):
             assert config[part] == base[part], part
         assert config["graph"]["x"] == base["graph"]["x"] and config["size"]["z"] == base["size"]["z"]
         assert config["graph"]["z"]["bound"] == base["graph"]["z"]["bound"]
     own, floor = compare.FLOORS[data]
-    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 5]
-    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 0]
+    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 6]
+    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 0, 0]
     assert all(c["game"] == base["game"] for c in configs.values())
     assert plain["chains"] == base["chains"] == cycle["chains"]
-    assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, cut)] == [3, 1]
-    assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"]
+    assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, young, cut)] == [3, 3, 1]
+    assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"] == young["graph"]
+    assert [c["chains"]["unclamped"].pop("persistent") for c in (gibbs, young)] == [0.5, 0.0]
+    assert gibbs["chains"] == young["chains"]
     assert compare.STEPS[data]["gibbsnet"] == base["steps"]
     sweeps = sum(v[0] == "z" for v in untied["chains"]["unclamped"]["start"]) - 1
     N = gibbs["chains"]["unclamped"]["steps"]
@@ -116,7 +124,7 @@ def test_every_model_may_have_a_cycle_loss(model):
     """0.5 * mean (x - E[x | its latents])^2 on the clamped chain's draws, and nothing else."""
     m, plain = (module(model, "ring", f"game.cycle={c}") for c in (0.5, 0.0))
     a, b = (net.play({"x": points()}, Noise(0)) for net in (m, plain))
-    real, _ = plain.pairs({"x": points()}, Noise(0))
+    real, _, _ = plain.pairs({"x": points()}, Noise(0))
     decoded = plain.graph["x"].prior + sum(message(real[u]) for u, message in plain.graph["x"].messages.items())
     loss = 0.5 * ((points() - decoded) ** 2).sum() / (2 * B)
     free = [p for p in plain.graph.parameters() if p.requires_grad]

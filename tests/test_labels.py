@@ -149,7 +149,7 @@ def test_known_labels_are_bit_equal_and_unknown_ones_drawn(model):
     module, data = made(model, *FEW)
     batch = batch_of(data)
     known = batch["y"] >= 0
-    real, fake = module.pairs(batch, Noise(0))
+    real, fake, _ = module.pairs(batch, Noise(0))
     assert torch.equal(real["y"][known], torch.eye(10)[batch["y"][known]])
     assert torch.equal(real["y"].sum(1), torch.ones(100)) and len(real["y"][~known].argmax(1).unique()) > 3
     assert not torch.equal(real["y"][~known], module.pairs(batch, Noise(1))[0]["y"][~known])
@@ -166,7 +166,7 @@ def test_where_an_unknown_label_is_silent_the_critic_reads_it_on_neither_side():
     known = batch["y"] >= 0
 
     def played(where):
-        real, fake = module.pairs(batch, Noise(0))
+        real, fake, _ = module.pairs(batch, Noise(0))
         swapped = [s | {"y": torch.where(where[:, None], s["y"].roll(1, 1), s["y"]).detach()} for s in (real, fake)]
         return module.contest(*swapped, Noise(0), 0, module._spoken(batch)).diagnostics
 
@@ -247,7 +247,7 @@ def test_the_supervised_terms_are_the_cross_entropies():
         "attributes", *FEW, "supervised.y.known=2.0", "supervised.y.dreams=0.5", "supervised.a.known=0.25"
     )
     batch = batch_of(data)
-    real, fake = module.pairs(batch, Noise(0))
+    real, fake, _ = module.pairs(batch, Noise(0))
     graph = module.graph
     logits, dreamt = (
         graph["y"].eta({"x": s["x"].detach()}, 100) for s in (real, fake)

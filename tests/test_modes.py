@@ -137,7 +137,7 @@ def test_a_dreaming_step_is_gibbsnet_s():
 @pytest.mark.parametrize("mode", ["ready_to_hand", "daydreaming", "present_at_hand"])
 def test_the_negative_phase_starts_from_the_positive_one_s_end(mode):
     m = trained_in(mode)
-    real, fake = m.pairs(digits(), Noise(0), 1)
+    real, fake, _ = m.pairs(digits(), Noise(0), 1)
     for v in m.graph:
         assert torch.equal(real[v], fake[v]) == (v in m.unclamped.clamped), v
         assert v not in m.unclamped.clamped or not fake[v].requires_grad
@@ -150,7 +150,7 @@ def test_10_the_impotent_are_hidden_from_the_critics_on_both_sides():
     assert heard.keys() == {"x"} and not heard["x"].any()
 
     def played(lose):
-        states = m.pairs(digits(), Noise(0), 1)
+        states = m.pairs(digits(), Noise(0), 1)[:2]
         states = [{**s, "x": torch.full_like(s["x"], torch.nan)} for s in states] if lose else states
         return m.contest(*states, Noise(0), 1)
 

@@ -12,8 +12,7 @@ from gibbsnet.noise import Noise
 
 def written_out(module, batch, noise):
     """Both players' gradients, each by a backward pass of its own through the losses as they are written."""
-    real = module.clamped.run(module.graph, noise.at("clamped"), batch, batch=len(batch["x"]))
-    fake = module.unclamped.run(module.graph, noise.at("unclamped"), batch=len(batch["x"]))
+    real, fake, _ = module.pairs(batch, noise)
     graph, (critic,) = [p for p in module.graph.parameters() if p.requires_grad], module.critics.values()
     _, loss = LOSSES[module.game.loss](critic(real), critic(fake))
     graph_grads = grad(loss.mean(), graph, allow_unused=True)
@@ -23,7 +22,7 @@ def written_out(module, batch, noise):
     for side in sides:
         slopes = grad(critic(side).sum(), list(side.values()), create_graph=True)
         for v, slope in zip(side, slopes, strict=True):
-            total = total + module.game.gamma[v] / 2 * slope.flatten(1).square().sum(1).mean()
+            total = total + module.game.gamma.get(v, 0) / 2 * slope.flatten(1).square().sum(1).mean()
     return graph_grads, grad(total, list(critic.parameters()))
 
 

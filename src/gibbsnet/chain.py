@@ -63,7 +63,7 @@ class Chain:
         grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
         mode: stances; a variable that is not named is free and heard.
         start_from_data: share of the examples whose start pass is replaced, where data are given, by the data.
-        persistent: share of the examples that go on from where the chain of the batch before ended.
+        persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
         rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
@@ -91,8 +91,6 @@ class Chain:
         for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]: got {share}")
-        if self.persistent and (high == 0 or (self.rise and low == 0)):
-            raise ValueError("persistent needs steps >= 1: without a sweep the chain would stand still")
         if self.start_from_data and low == 0:
             raise ValueError(
                 "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
@@ -223,12 +221,10 @@ class Chain:
         seen: State = {},
         batch: int = 1,
         data: State = {},
-        kept: State = {},
     ) -> State:
         """The last state of one training chain; only its last `grad_draws` block draws carry gradient.
 
-        `data`: values from which a share `start_from_data` of the examples starts; `kept`: a state from which a share
-        `persistent` goes on.
+        `data`: values from which a share `start_from_data` of the examples starts.
         """
         steps, sweep = self.length(noise), len(self.blocks)
         seen = self.shared(noise.at("share"), given, seen, batch)
@@ -237,11 +233,27 @@ class Chain:
         ]  # draws left for pass i, counted from its end
         state = self.init(graph, noise, given, seen, batch, max(0, span[0]))
         state = mixed(state, data, self.start_from_data, noise.at("data"), batch)
-        kept = {v: x for v, x in kept.items() if v not in self.clamped}
-        state = mixed(state, kept, self.persistent, noise.at("kept"), batch)
         for i in range(1, steps + 1):
             state = self.step(graph, state, noise.at(i), given, seen, max(0, span[i]))
         return state
+
+    @torch.no_grad()
+    def onward(self, graph: Graph, noise: Noise, kept: State, given: State = {}, batch: int = 1) -> State:
+        """Where a persistent chain goes on to: from `kept`, or a start where that is empty, by as many sweeps as the other
+        chains of the batch take, but at least one.  No gradient; `graph` is to be the slowly moving average of the weights.
+        """
+        steps, noise = max(1, self.length(noise)), noise.at("onward")
+        state = {**given, **kept} if kept else self.init(graph, noise, given, batch=batch)
+        for i in range(1, steps + 1):
+            state = self.step(graph, state, noise.at(i), given)
+        return state
+
+    def aged(self, graph: Graph, noise: Noise, onward: State, given: State = {}) -> State:
+        """The last state of a persistent training chain: one sweep with gradient from where it has gone on to.
+
+        The persistent chain itself does not take this sweep.  Its noise is that of the others' last pass.
+        """
+        return self.step(graph, onward, noise.at(self.length(noise)), given, grad=self.grad_draws)
 
     def last_audible(self, noise: Noise, batch: int) -> Audible:
         """Who was heard in the last pass of `run` with this noise: what the critics may see."""
@@ -444,6 +456,11 @@ def mixed(state: State, other: State, share: float, noise: Noise, batch: int) ->
         return state
     chosen = noise.uniform((batch,)) < share
     return state | {v: torch.where(_column(chosen, x), x, state[v]) for v, x in other.items()}
+
+
+def part(state: State, rows: slice) -> State:
+    """Some of a state's examples."""
+    return {v: x[rows] for v, x in state.items()}
 
 
 def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]:

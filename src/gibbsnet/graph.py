@@ -18,6 +18,9 @@ from .messages import Linear, Transposed, build_message
 from .noise import Noise
 
 State = dict[str, Tensor]
+AGE = (
+    "age"  # beside a state's variables, for critics alone: 1 where the chain is a persistent one, else 0, shape (B, 1)
+)
 Audible = Mapping[
     str, Tensor
 ]  # variable -> bool (B,): is it heard?  A variable that is not named is heard by everyone.
@@ -216,8 +219,10 @@ def build_graph(
         learned: the variables that a chain starts from their moments.
 
     Raises:
-        ValueError: an unknown neighbour, network or option, named; moments of what is no Gaussian.
+        ValueError: an unknown neighbour, network or option, named; moments of what is no Gaussian; a variable called `AGE`.
     """
+    if AGE in variables:
+        raise ValueError(f"a variable is called {AGE!r}, which critics hear beside the variables: choose another name")
     if bad := sorted(v for v in learned if variables.get(v, {}).get("family") != "gaussian"):
         raise ValueError(f"a chain starts {', '.join(bad)} from moments, which are a Gaussian variable's alone")
     shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()}
@@ -269,18 +274,23 @@ def build_critics(
 ) -> nn.ModuleDict:
     """Critics from plain arguments: name -> {"hears": {variable: network}, "head": network, "hidden": size of the sum}.
 
+    Beside the variables a critic may hear `AGE`.  What it would hear by no network, null, it does not hear.
+
     Raises:
         ValueError: an unknown variable or network, named.
     """
-    shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()}
+    shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()} | {AGE: (1,)}
     return nn.ModuleDict({name: _critic(name, shapes, networks, **options) for name, options in critics.items()})
 
 
 def _critic(name: str, shapes: Mapping, networks: Mapping, hears: Mapping, head: str, hidden: int) -> Critic:
     try:
-        messages = {u: _message(u, network, shapes, (hidden,), networks, {}) for u, network in hears.items()}
+        # Age comes last: the others' first weights are the same with it and without.
+        heard = sorted((u for u, network in hears.items() if network), key=AGE.__eq__)
+        messages = {u: _message(u, hears[u], shapes, (hidden,), networks, {}) for u in heard if u != AGE}
         # The activation between the sum and the head is what lets the critic see dependence.
         read = build_message({"ends": True, **_network(head, networks)}, (hidden,), (1,))
+        messages |= {u: _message(u, hears[u], shapes, (hidden,), networks, {}) for u in heard if u == AGE}
         return Critic(messages, read)
     except (ValueError, KeyError) as error:
         raise ValueError(f"critic {name!r}: {error.args[0]}") from error

@@ -13,18 +13,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Attentive, Chain, Stance, Wakeful, check_labels, check_pairing, parse
+from .chain import Attentive, Chain, Stance, Wakeful, check_labels, check_pairing, parse, part
 from .game import Game, Outcome
-from .graph import Audible, Graph, State, build_critics, build_graph
+from .graph import AGE, Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
 
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
+
+
+class Pairs(NamedTuple):
+    """The last states of the clamped and of the unclamped chain; where the persistent chains stand for the next batch."""
+
+    real: State
+    fake: State
+    kept: State
 
 
 def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), learned=(), **options) -> Chain:
@@ -148,7 +157,7 @@ class GibbsNet(LightningModule):
             )
         for chain in (self.clamped, self.unclamped):
             check_names(self.graph, chain)
-            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there
+            held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there | {AGE}
             for name, critic in self.critics.items():
                 if absent := sorted(set(critic.messages) - held):
                     raise ValueError(
@@ -198,7 +207,7 @@ class GibbsNet(LightningModule):
         noise = self._noise(self.hparams.seed, step, "train")
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
         before = [buffer.clone() for buffer in self._statistics]
-        real, fake = self.pairs(batch, noise, step)
+        real, fake, kept = self.pairs(batch, noise, step)
         outcome = self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
         skipped = self._update(outcome, step)
         with torch.no_grad():
@@ -206,7 +215,7 @@ class GibbsNet(LightningModule):
                 for buffer, value in zip(self._statistics, before, strict=True):
                     buffer.copy_(value)
             else:
-                self.kept = {v: x.detach() for v, x in fake.items()} if self.unclamped.persistent else {}
+                self.kept = kept
                 for v, moments in self.graph.moments.items():
                     moments.follow(*self._reduce(moments.of(real[v].to(moments.first.dtype))))
                 self._follow()
@@ -218,17 +227,37 @@ class GibbsNet(LightningModule):
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
-        real, fake = self.pairs(batch, noise, step)
+        real, fake, _ = self.pairs(batch, noise, step)
         return self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
 
-    def pairs(self, batch: State, noise: Noise, step: int = 0) -> tuple[State, State]:
+    def pairs(self, batch: State, noise: Noise, step: int = 0) -> Pairs:
         """The last states of the clamped and of the unclamped chain."""
         given, size = self._held(batch), len(batch["x"])
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
-        chain = self.unclamped.during(step)
+        chain, noise = self.unclamped.during(step), noise.at("unclamped")
         held = {v: real[v].detach() for v in sorted(chain.given)}
-        kept = self._kept_here(noise, size)
-        return real, chain.run(self.graph, noise.at("unclamped"), held, batch=size, data=given, kept=kept)
+        if not chain.persistent or not chain.range[1]:
+            return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=given), {})
+        first = (
+            round(chain.persistent * size * noise.ranks) - noise.rank * size
+        )  # of the batch's places, the first are old
+        return self._aged(chain, noise, real, held, given, min(max(first, 0), size))
+
+    def _aged(self, chain: Chain, noise: Noise, real: State, held: State, given: State, many: int) -> Pairs:
+        """The pairs where the first `many` chains never start again; the critics may know which, by `AGE`."""
+        size = len(real["x"])
+        old, young = slice(0, many), slice(many, size)
+        kept = {v: x[old] for v, x in self._kept_here(noise, size).items() if v not in chain.clamped}
+        still, mine = part(held, old), noise.among(old, size)
+        onward = chain.onward(self._ready(), mine, kept, still, many)
+        aged = chain.aged(self.graph, mine, onward, still)
+        fresh = chain.run(
+            self.graph, noise.among(young, size), part(held, young), batch=size - many, data=part(given, young)
+        )
+        fake = {v: torch.cat([aged[v], x]) for v, x in fresh.items()}
+        next_kept = {v: torch.cat([onward[v], x.detach()]) for v, x in fresh.items()}
+        age = (torch.arange(size, device=self.device) < many).to(fake["x"].dtype)[:, None]
+        return Pairs(real | {AGE: age}, fake | {AGE: age}, next_kept)
 
     def contest(self, real: State, fake: State, noise: Noise, step: int, spoken: Audible = {}) -> Outcome:
         """The game between two chains' last states.  `spoken`: where the critics may read a variable at all, bool (B,)."""

@@ -25,19 +25,28 @@ class Noise:
         key: integers and strings, e.g. (seed, step, "chain").
         device: where the draws are made; CPU and CUDA generators give different numbers for one key.
         rank, ranks: this process's place among the processes that share the global batch.
+        rows, batch: the draws are those of some rows of a local batch of this size alone, see `among`.
     """
 
-    def __init__(self, *key: int | str, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1):
+    def __init__(self, *key: int | str, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1,
+                 rows: slice = slice(None), batch: int = 0):  # fmt: skip
         self.key, self.device = key, torch.device(device)
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.rows, self.batch = rank, ranks, rows, batch
         self.generator = torch.Generator(self.device).manual_seed(seed_of(*key))
 
     def at(self, *key: int | str) -> "Noise":
         """The noise of a part, e.g. `noise.at("clamped", 3)`: independent of what was drawn here before."""
-        return Noise(*self.key, *key, device=self.device, rank=self.rank, ranks=self.ranks)
+        return self._like(*self.key, *key, rows=self.rows, batch=self.batch)
+
+    def among(self, rows: slice, batch: int) -> "Noise":
+        """What this noise gives some rows of a local batch: a row's draws are those it has in the whole batch."""
+        return self._like(*self.key, rows=rows, batch=batch)
+
+    def _like(self, *key: int | str, **rows) -> "Noise":
+        return Noise(*key, device=self.device, rank=self.rank, ranks=self.ranks, **rows)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal draws; `shape[0]` is the local batch."""
+        """Standard normal draws; `shape[0]` is the local batch, or the number of its rows."""
         return self._local(torch.randn, shape, dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -49,6 +58,6 @@ class Noise:
         return int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
 
     def _local(self, draw, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        batch, *rest = shape
+        batch, rest = self.batch or shape[0], shape[1:]
         everyone = draw(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
-        return everyone[self.rank * batch : (self.rank + 1) * batch]
+        return everyone[self.rank * batch : (self.rank + 1) * batch][self.rows]

@@ -1,0 +1,137 @@
+"""Chains that never start again: what becomes of them in a batch, and what the critics know of it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from gibbsnet.graph import AGE, build_graph
+from gibbsnet.noise import Noise
+from tests.models import module, tv, unclamped_laws
+from tests.test_modules import B, batch, trained
+
+SETTINGS = ["chains.unclamped.steps=[0,3]", "chains.unclamped.persistent=0.5"]
+NONE = "chains.unclamped.persistent=0.0"
+OLD, YOUNG = slice(0, B // 2), slice(B // 2, B)
+
+
+def game(*settings):
+    return module("gibbsnet", "ring", *SETTINGS, *settings)
+
+
+def walked(m, start, key=0):
+    """What the persistent chains of one batch must be by hand: sweeps of the averaged weights, then one of the present ones."""
+    noise, state = Noise(key).at("unclamped").among(OLD, B), {v: x[OLD] for v, x in start.items()}
+    sweeps = noise.at("steps").integer(0, 3)
+    for i in range(1, max(1, sweeps) + 1):
+        state = m.unclamped.step(m.ema.module, state, noise.at("onward", i))
+    return state, m.unclamped.step(m.graph, state, noise.at(sweeps), grad=2)
+
+
+def test_the_first_places_go_on_and_the_others_start_again():
+    m, plain = game(), module("gibbsnet", "ring", SETTINGS[0], NONE)
+    plain.load_state_dict(m.state_dict())
+    start = m.pairs(batch(), Noise(9)).kept
+    m.kept = start
+    for key in range(4):
+        _, fake, kept = m.pairs(batch(), Noise(key))
+        on, end = walked(m, start, key)
+        others = plain.pairs(batch(), Noise(key)).fake
+        for v in ("x", "z"):
+            assert torch.equal(kept[v][OLD], on[v]) and torch.equal(fake[v][OLD], end[v].detach())
+            assert torch.allclose(fake[v][YOUNG], others[v][YOUNG]) and torch.equal(kept[v][YOUNG], fake[v][YOUNG])
+            assert not torch.allclose(fake[v][OLD], others[v][OLD])
+        assert not kept["x"].requires_grad and fake["x"].requires_grad
+
+
+def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
+    """Another average, another chain; no gradient but that of the one sweep."""
+    m = game()
+    m.kept = m.pairs(batch(), Noise(9)).kept
+    before, sent = m.pairs(batch(), Noise(0)), m.pairs(batch(), Noise(0)).fake["x"][OLD].sum()
+    gradient = torch.autograd.grad(sent, m._players[0])
+    _, end = walked(m, m.kept)
+    by_hand = torch.autograd.grad(end["x"].sum(), m._players[0])
+    assert all(torch.allclose(a, b) for a, b in zip(gradient, by_hand, strict=True))
+    assert all(g is not None and g.any() for g in gradient), "the encoder's as well, through the decoder"
+    for p in m.ema.module["x"].messages.parameters():
+        p.data += 0.1
+    after = m.pairs(batch(), Noise(0))
+    assert not torch.equal(after.kept["x"][OLD], before.kept["x"][OLD])
+    assert torch.equal(after.fake["x"][YOUNG], before.fake["x"][YOUNG])
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_training_hands_the_chain_on(monkeypatch):
+    m, seen = game("optim.lr=0.0", "optim.lr_critic=0.0"), []
+    pairs = type(m).pairs
+    monkeypatch.setattr(type(m), "pairs", lambda self, *a: seen.append((self.kept, pairs(self, *a))) or seen[-1][1])
+    trained(m, 3)
+    assert seen[0][0] == {} and all(a[1].kept is b[0] for a, b in pairwise(seen))
+    assert m.kept is seen[-1][1].kept and set(m.kept) == {"x", "z"}
+
+
+def test_critics_hear_which_chains_are_old():
+    m = game()
+    real, fake, _ = m.pairs(batch(), Noise(0))
+    assert torch.equal(real[AGE], fake[AGE]) and real[AGE][:, 0].tolist() == [1.0] * (B // 2) + [0.0] * (B - B // 2)
+    critic = m.critics["joint"]
+    told, other = critic(fake), critic(fake | {AGE: 1 - fake[AGE]})
+    assert (told != other).all()
+    outcome = m.play(batch(), Noise(0))
+    names = [n for n, p in m.critics.named_parameters() if p.requires_grad]
+    assert all(outcome.critic[k].any() for k, n in enumerate(names) if f".{AGE}." in n)
+
+
+@pytest.mark.parametrize("settings", [NONE, "chains.unclamped.steps=0"])
+def test_where_nobody_is_old_nothing_is_said_of_it(settings):
+    m = game(settings)
+    real, fake, kept = m.pairs(batch(), Noise(0))
+    assert AGE not in real | fake and kept == {}
+    assert not any(
+        g.any()
+        for g, (n, _) in zip(m.play(batch(), Noise(0)).critic, m.critics.named_parameters(), strict=True)
+        if f".{AGE}." in n
+    )
+
+
+def test_a_critic_need_not_be_told():
+    m = game("critics.joint.hears.age=null")
+    fake = m.pairs(batch(), Noise(0)).fake
+    assert AGE in fake and AGE not in m.critics["joint"].messages
+    assert torch.equal(m.critics["joint"](fake), m.critics["joint"](fake | {AGE: 1 - fake[AGE]}))
+
+
+@pytest.mark.parametrize("share, counts", [(0.5, (3, 0)), (1.0, (3, 3)), (0.7, (3, 1))])
+def test_ranks_share_the_places(share, counts):
+    m = game(f"chains.unclamped.persistent={share}", "chains.unclamped.steps=2")
+    whole = m.pairs(batch(), Noise(3))
+    halves = [m.pairs({"x": batch()["x"][3 * r : 3 * r + 3]}, Noise(3, rank=r, ranks=2)) for r in range(2)]
+    assert tuple(int(h.fake[AGE].sum()) for h in halves) == counts
+    for v in ("x", "z", AGE):
+        assert torch.allclose(torch.cat([h.fake[v] for h in halves]), whole.fake[v])
+
+
+def test_a_variable_may_not_be_called_age():
+    with pytest.raises(ValueError, match="age"):
+        build_graph({AGE: {"family": "gaussian", "shape": [1]}}, {})
+
+
+def test_a_sticky_chain_s_ages_may_be_wrong_together_and_right_on_average():
+    """Exactly at J both ages are at J. Near it, on a chain that hardly leaves its mode, they need not be: the critic that is not
+    told the age sees a twentieth of the error of either."""
+    stay, leave = (
+        0.99,
+        np.array([0.004, 0.012]),
+    )  # q keeps a mode in .99, p leaves the one three times as often as the other
+    q = np.array([[stay, 1 - stay], [1 - stay, stay]])
+    p = np.array([[1 - leave[0], leave[0]], [leave[1], 1 - leave[1]]])
+    joint = q / 2
+    settled = unclamped_laws(q, p, np.array([0.5, 0.5]), 2000)
+    old = settled[-1]
+    z = 2 * joint.sum(0) - old.sum(0)  # what the start must be for the ages to cancel
+    young = p.T * z
+    assert tv(settled[-1], settled[-2]) < 1e-12 and (z > 0).all()
+    apart, together = min(tv(young, joint), tv(old, joint)), tv((young + old) / 2, joint)
+    assert apart > 0.1 and together < apart / 20
