@@ -23,14 +23,15 @@ from gibbsnet.config import load
 DATA = ("ring", "grid", "digits", "mnist")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
+YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # as published
 # Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there.
 CONTENDERS = {
     "ali": [*ALI, "size.floor={own}"],
     "ali_floor": [*ALI, "size.floor={floor}"],
     "ali_cycle": [*ALI, "size.floor={floor}", "game.cycle=1.0"],
-    "gibbsnet": ["model=gibbsnet"],
-    "gibbsnet_young": ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"],
-    "gibbsnet_cut": ["model=gibbsnet", "chains.unclamped.grad_draws=1"],
+    "gibbsnet": YOUNG,
+    "gibbsnet_persistent": ["model=gibbsnet", "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"],
+    "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0"],
 }
 # As deep as GibbsNet's chain there.
