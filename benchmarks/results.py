@@ -1,8 +1,9 @@
-"""The README's tables: python -m benchmarks.results [experiment ...]
+"""The README's tables: python -m benchmarks.results [experiment ...] [models=gibbsnet,...]
 
 Trains and evaluates what the tables compare, several seeds each, holds the numbers against the floors they have to pass, and
 writes docs/results.json, docs/results.md, the part of README.md between its two marks, and docs/figures.  A run that is
-finished is not run again; an interrupted one goes on.  Run folders: runs/<experiment>/<data>/<model>/<seed>/.
+finished is not run again; an interrupted one goes on; some models alone join the others in the record.  Run folders:
+runs/<experiment>/<data>/<model>/<seed>/.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.runs import finished, numbers, summary, table
+from benchmarks.runs import finished, numbers, options, summary, table
 
 # experiment -> (data, model -> (settings over the experiment's, seeds)). On digits at most 5 CPU minutes each: ALI's, HALI's and
 # GibbsNet's steps take about 15, 21 and 18 ms of one thread. Tuning used other seeds than these: on digits 11, and 1 to 6 after
@@ -143,15 +144,18 @@ def between(text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
     return "\n".join([head + marks[0], "", *lines, "", marks[1] + tail])
 
 
-def measure(experiment: str) -> dict:
-    """What is recorded of one experiment: numbers by model, and the floors they pass."""
+def measure(experiment: str, only: Sequence[str] = (), known: Mapping = {}) -> dict:
+    """What is recorded of one experiment: numbers by model, and the floors they pass; what is `known` of models not in `only`."""
     _, models = TABLES[experiment]
-    found = {m: [numbers(run(experiment, m, seed)) for seed in seeds] for m, (_, seeds) in models.items()}
+    chosen = {m: seeds for m, (_, seeds) in models.items() if m in (only or models)}
+    found = {m: [numbers(run(experiment, m, seed)) for seed in seeds] for m, seeds in chosen.items()}
     floors = FLOORS.get(experiment, {})
-    return {
+    new = {
         "models": {m: summary(seeds) for m, seeds in found.items()},
         "floors": {m: verdicts(floors[m], seeds) for m, seeds in found.items() if m in floors},
     }
+    merged = {part: {**known.get(part, {}), **new[part]} for part in new}
+    return {part: {m: merged[part][m] for m in models if m in merged[part]} for part in merged}
 
 
 def show() -> None:
@@ -163,11 +167,17 @@ def show() -> None:
             shutil.copyfile(figures / name, Path("docs/figures", kept))
 
 
-def main(wanted: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    chosen, wanted = options(arguments, models="")
+    only = chosen["models"].split(",") if chosen["models"] else []
+    if unknown := sorted(set(wanted) - set(TABLES)):
+        raise SystemExit(f"unknown experiment {unknown[0]!r}: expected some of {', '.join(TABLES)}")
+    if unknown := sorted(set(only) - {m for e in wanted or TABLES for m in TABLES[e][1]}):
+        raise SystemExit(f"models={unknown[0]}: expected some of those that the experiments compare")
     record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}
     for experiment in wanted or TABLES:
-        record[experiment] = measure(experiment)
+        record[experiment] = measure(experiment, only, record.get(experiment, {}))
         record_path.write_text(json.dumps(record, indent=1) + "\n")
     record = {experiment: record[experiment] for experiment in TABLES if experiment in record}
     Path("docs/results.md").write_text("\n".join(page(record)))

@@ -344,7 +344,9 @@ def test_6_gibbsnet_without_sweeps_is_ali():
     ali, gibbs = module("ali"), module("gibbsnet", "ring", "chains.unclamped.steps=0")
     batch = {"x": normal(7, 2)}
     a, b, c = (m.play(batch, Noise(0)) for m in (ali, gibbs, module("gibbsnet", "ring", "chains.unclamped.steps=1")))
-    critic = [g for g, (name, _) in zip(b.critic, gibbs.critics.named_parameters(), strict=True) if f".{AGE}." not in name]
+    critic = [
+        g for g, (name, _) in zip(b.critic, gibbs.critics.named_parameters(), strict=True) if f".{AGE}." not in name
+    ]
     assert all(torch.equal(x, y) for x, y in zip(a.graph + a.critic, b.graph + critic, strict=True))
     assert not any(torch.equal(x, y) for x, y in zip(a.graph, c.graph, strict=True))
 
