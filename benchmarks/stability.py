@@ -27,7 +27,7 @@ VARIANTS = {
     "n1": [f"{CHAIN}.steps=1", *YOUNG],
     "n3": [f"{CHAIN}.steps=3", *YOUNG],
     "random": [f"{CHAIN}.steps=[0,3]", *YOUNG],
-    "persistent": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.persistent=0.5"],
+    "persistent": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.persistent=0.5", "critics.joint.hears.age=embed"],
     "unshared": ["model=unshared", f"{CHAIN}.steps=[0,3]"],
     "learned": [f"{CHAIN}.steps=[0,3]", f"{CHAIN}.learned=[z]", *YOUNG],
     "n10": [f"{CHAIN}.steps=10", *YOUNG],

@@ -2,7 +2,7 @@
 
 import json
 import re
-from itertools import product
+from itertools import combinations, product
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from benchmarks import approach, compare, fill, labels, runs, settle, stability
 from gibbsnet.chain import Chain
-from gibbsnet.config import ConfigError, choices, load
+from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
 from gibbsnet.evaluation.yardsticks import yardstick
 from gibbsnet.modules import build
@@ -59,6 +59,12 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     N = gibbs["chains"]["unclamped"]["steps"]
     assert sweeps == (N if isinstance(N, int) else max(N)), "as deep as the longest of GibbsNet's chains"
     assert all(steps.keys() == set(compare.CONTENDERS) for steps in compare.STEPS.values())
+
+
+@pytest.mark.parametrize("data", compare.DATA)
+def test_stability_s_variants_differ(data):
+    configs = [load([f"experiment={data}", "model=gibbsnet", f"data={data}", *v]) for v in stability.VARIANTS.values()]
+    assert all(differences(a, b) for a, b in combinations(configs, 2))
 
 
 def test_a_cut_chain_s_gradient_never_reaches_the_encoder():

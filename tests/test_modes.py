@@ -195,12 +195,6 @@ def test_the_game_of_the_dreaming_steps_is_checked_too():
     build(config, (1, 8, 8))
 
 
-def test_a_persistent_chain_keeps_what_it_clamps():
-    m = trained_in("daydreaming", "chains.unclamped.persistent=1.0")
-    m.kept = {v: x.detach().flip(0) + 1 for v, x in m.pairs(digits(), Noise(3), 1)[1].items()}
-    assert torch.equal(m.pairs(digits(), Noise(0), 1)[1]["x"], digits()["x"])
-
-
 # Names
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from gibbsnet.graph import AGE, build_graph
+from gibbsnet.config import ConfigError, load
+from gibbsnet.graph import AGE, build_critics, build_graph
 from gibbsnet.noise import Noise
-from tests.models import module, tv, unclamped_laws
-from tests.test_modules import B, batch, trained
+from tests.models import NETWORKS, module, tv, unclamped_laws
+from tests.test_modules import B, batch, points, trained
 
 SETTINGS = ["chains.unclamped.steps=[0,3]", "chains.unclamped.persistent=0.5"]
 NONE = "chains.unclamped.persistent=0.0"
@@ -81,7 +82,8 @@ def test_critics_hear_which_chains_are_old():
     assert (told != other).all()
     outcome = m.play(batch(), Noise(0))
     names = [n for n, p in m.critics.named_parameters() if p.requires_grad]
-    assert all(outcome.critic[k].any() for k, n in enumerate(names) if f".{AGE}." in n)
+    told = [g for g, n in zip(outcome.critic, names, strict=True) if f".{AGE}." in n]
+    assert len(told) == 2 and all(g.any() for g in told)
 
 
 @pytest.mark.parametrize("settings", [NONE, "chains.unclamped.steps=0"])
@@ -89,18 +91,17 @@ def test_where_nobody_is_old_nothing_is_said_of_it(settings):
     m = game(settings)
     real, fake, kept = m.pairs(batch(), Noise(0))
     assert AGE not in real | fake and kept == {}
-    assert not any(
-        g.any()
-        for g, (n, _) in zip(m.play(batch(), Noise(0)).critic, m.critics.named_parameters(), strict=True)
-        if f".{AGE}." in n
-    )
+    critic, names = m.play(batch(), Noise(0)).critic, [n for n, _ in m.critics.named_parameters()]
+    unheard = [g for g, n in zip(critic, names, strict=True) if f".{AGE}." in n]
+    assert len(unheard) == 2 and not any(g.any() for g in unheard)
 
 
 def test_a_critic_need_not_be_told():
     m = game("critics.joint.hears.age=null")
     fake = m.pairs(batch(), Noise(0)).fake
-    assert AGE in fake and AGE not in m.critics["joint"].messages
-    assert torch.equal(m.critics["joint"](fake), m.critics["joint"](fake | {AGE: 1 - fake[AGE]}))
+    assert AGE in fake and set(m.critics["joint"].messages) == {"x", "z"}
+    told, untold = (module("gibbsnet", "ring", *s).critics["joint"] for s in ([], ["critics.joint.hears.age=null"]))
+    assert all(torch.equal(told.get_parameter(n), p) for n, p in untold.named_parameters()), "the same first weights"
 
 
 @pytest.mark.parametrize("share, counts", [(0.5, (3, 0)), (1.0, (3, 3)), (0.7, (3, 1))])
@@ -111,6 +112,75 @@ def test_ranks_share_the_places(share, counts):
     assert tuple(int(h.fake[AGE].sum()) for h in halves) == counts
     for v in ("x", "z", AGE):
         assert torch.allclose(torch.cat([h.fake[v] for h in halves]), whole.fake[v])
+
+
+def test_old_chains_go_on_by_the_average_as_it_samples():
+    """Without the dropout that the weights in training have, and with the young starting from data where they are to."""
+    m = game("network.encode.dropout=0.5")
+    m.train()
+    m.kept = m.pairs(batch(), Noise(9)).kept
+    a, b = (m.pairs(batch(), Noise(0)) for _ in range(2))
+    assert torch.equal(a.kept["x"][OLD], b.kept["x"][OLD]) and not torch.equal(a.fake["x"][OLD], b.fake["x"][OLD])
+    m = game("chains.unclamped.steps=1", "chains.unclamped.start_from_data=1.0")
+    fake = m.pairs(points(), Noise(0)).fake
+    plain = module("gibbsnet", "ring", "chains.unclamped.steps=1", "chains.unclamped.start_from_data=1.0", NONE)
+    assert torch.allclose(fake["x"][YOUNG], plain.pairs(points(), Noise(0)).fake["x"][YOUNG])
+
+
+def test_a_kept_chain_of_another_size_is_not_gone_on_with():
+    m = game()
+    start = m.pairs(batch(), Noise(0)).kept["x"]
+    m.kept = {v: torch.randn(4, 2).double() for v in ("x", "z")}
+    assert torch.equal(m.pairs(batch(), Noise(0)).kept["x"], start)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_what_critics_may_hear_is_what_the_last_pass_heard(monkeypatch, steps):
+    """Potency's draws of the last pass are the same for old and young as for the critics."""
+    m = game("chains.unclamped.mode={z: {potency: 0.5}}", f"chains.unclamped.steps=[{steps},2]")
+    audible, heard = type(m.unclamped).audible, []
+    monkeypatch.setattr(type(m.unclamped), "audible", lambda *a: heard.append(audible(*a)) or heard[-1])
+    for key in range(5):
+        heard.clear()
+        noise = Noise(key)
+        m.pairs(batch(), noise)
+        last = [h["z"] for h in heard if h]
+        sweeps = max(1, m.unclamped.length(noise.at("unclamped")))
+        aged, fresh = last[sweeps + 1], last[-1]  # the old: a start, its sweeps, and the one more; then the young
+        assert torch.equal(torch.cat([aged, fresh]), m._audible(noise, B)["z"])
+
+
+@pytest.mark.parametrize(
+    "model, settings, message",
+    [
+        (
+            "gibbsnet2",
+            ["mode=daydreaming", "chains.unclamped.persistent=0.5"],
+            "each batch gives the chain another x, z2",
+        ),
+        (
+            "gibbsnet2",
+            ["mode=ready_to_hand", "chains.unclamped.persistent=1.0"],
+            "each batch gives the chain another x, z2",
+        ),
+        ("gibbsnet", ["chains.clamped.persistent=0.5"], "persistent can be said of the unclamped chain alone"),
+        ("gibbsnet", ["critics.joint.hears.x=null"], "critic 'joint': hears 'x' by no network"),
+    ],
+)
+def test_what_cannot_persist_is_refused(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        module(model, "digits", *settings)
+
+
+def test_a_critic_of_no_variable_is_refused():
+    with pytest.raises(ValueError, match="critic 'joint': hears no variable"):
+        build_critics({"joint": {"hears": {AGE: "net"}, "head": "net", "hidden": 3}}, {}, NETWORKS)
+
+
+@pytest.mark.parametrize("value", ["null", "1.5", "often"])
+def test_a_share_is_a_number_in_0_1(value):
+    with pytest.raises(ConfigError, match="expected a (share|number)"):
+        load([f"chains.unclamped.persistent={value}"])
 
 
 def test_a_variable_may_not_be_called_age():

@@ -62,7 +62,7 @@ class Chain:
         steps: number of sweeps N in training, or its range (low, high), drawn per batch, equal on all ranks.
         grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
         mode: stances; a variable that is not named is free and heard.
-        start_from_data: share of the examples whose start pass is replaced, where data are given, by the data.
+        start_from_data: share of the examples that start whose start pass is replaced, where data are given, by the data.
         persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
@@ -163,7 +163,8 @@ class Chain:
         """Who is heard in the sweep that has this noise: variable -> bool (batch,), for those not always heard."""
         noise = noise.at("potency")
         muted = {v: s.potency for v, s in sorted(self.mode.items()) if isinstance(s.potency, Tensor) or s.potency < 1}
-        return {v: noise.uniform((batch,)) < torch.as_tensor(p, device=noise.device) for v, p in muted.items()}
+        potency = {v: torch.as_tensor(p, device=noise.device) for v, p in muted.items()}
+        return {v: noise.uniform((batch,)) < (p[noise.rows] if p.ndim else p) for v, p in potency.items()}
 
     def init(
         self, graph: Graph, noise: Noise, given: State = {}, seen: State = {}, batch: int = 1, grad: int = 0
@@ -237,23 +238,29 @@ class Chain:
             state = self.step(graph, state, noise.at(i), given, seen, max(0, span[i]))
         return state
 
+    def old(self, noise: Noise, batch: int) -> int:
+        """How many of this rank's places, its first, hold persistent chains: they are the first of the global batch."""
+        return min(max(round(self.persistent * batch * noise.ranks) - noise.rank * batch, 0), batch)
+
     @torch.no_grad()
-    def onward(self, graph: Graph, noise: Noise, kept: State, given: State = {}, batch: int = 1) -> State:
-        """Where a persistent chain goes on to: from `kept`, or a start where that is empty, by as many sweeps as the other
-        chains of the batch take, but at least one.  No gradient; `graph` is to be the slowly moving average of the weights.
+    def onward(self, graph: Graph, noise: Noise, kept: State, batch: int) -> State:
+        """Where persistent chains go on to from `kept`, or from a start where that is empty, without gradient.
+
+        They take as many sweeps as the other chains of the batch, but at least one.  `graph` holds averaged weights: what grows
+        old has to be the chain that will be scored, and by weights that move it is another.
         """
         steps, noise = max(1, self.length(noise)), noise.at("onward")
-        state = {**given, **kept} if kept else self.init(graph, noise, given, batch=batch)
+        state = kept or self.init(graph, noise, batch=batch)
         for i in range(1, steps + 1):
-            state = self.step(graph, state, noise.at(i), given)
+            state = self.step(graph, state, noise.at(i))
         return state
 
-    def aged(self, graph: Graph, noise: Noise, onward: State, given: State = {}) -> State:
-        """The last state of a persistent training chain: one sweep with gradient from where it has gone on to.
+    def aged(self, graph: Graph, noise: Noise, onward: State) -> State:
+        """The last state of persistent training chains: one sweep with gradient from where they have gone on to.
 
-        The persistent chain itself does not take this sweep.  Its noise is that of the others' last pass.
+        The persistent chains themselves do not take it.  Its noise is that of the others' last pass.
         """
-        return self.step(graph, onward, noise.at(self.length(noise)), given, grad=self.grad_draws)
+        return self.step(graph, onward, noise.at(self.length(noise)), grad=self.grad_draws)
 
     def last_audible(self, noise: Noise, batch: int) -> Audible:
         """Who was heard in the last pass of `run` with this noise: what the critics may see."""

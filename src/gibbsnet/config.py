@@ -56,6 +56,10 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
     **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),
+    **dict.fromkeys(
+        [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
+        ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
+    ),
     "optim.betas": (
         "two numbers in [0, 1)",
         lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(b, 0, 1) and b < 1 for b in v),

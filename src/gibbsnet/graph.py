@@ -18,9 +18,8 @@ from .messages import Linear, Transposed, build_message
 from .noise import Noise
 
 State = dict[str, Tensor]
-AGE = (
-    "age"  # beside a state's variables, for critics alone: 1 where the chain is a persistent one, else 0, shape (B, 1)
-)
+# Beside a state's variables, for critics alone: 1 where the chain is a persistent one, else 0, shape (B, 1).
+AGE = "age"
 Audible = Mapping[
     str, Tensor
 ]  # variable -> bool (B,): is it heard?  A variable that is not named is heard by everyone.
@@ -249,6 +248,8 @@ def _conditional(name: str, options: dict, shapes: Mapping, networks: Mapping, t
 def _message(source: str, network: str, shapes: Mapping, target: tuple, networks: Mapping, tied: dict) -> nn.Module:
     if source not in shapes:
         raise ValueError(f"hears {source!r}, which is no variable: expected one of {', '.join(shapes)}")
+    if not network:
+        raise ValueError(f"hears {source!r} by no network: expected one of {', '.join(networks)}")
     name, backward = network.removesuffix(".T"), network.endswith(".T")
     description = _network(name, networks)
     if description.get("kind") != "linear":
@@ -274,23 +275,27 @@ def build_critics(
 ) -> nn.ModuleDict:
     """Critics from plain arguments: name -> {"hears": {variable: network}, "head": network, "hidden": size of the sum}.
 
-    Beside the variables a critic may hear `AGE`.  What it would hear by no network, null, it does not hear.
+    Beside the variables a critic may hear `AGE`; by no network, null, it does not.
 
     Raises:
-        ValueError: an unknown variable or network, named.
+        ValueError: an unknown variable or network, named; a critic of no variable.
     """
     shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()} | {AGE: (1,)}
     return nn.ModuleDict({name: _critic(name, shapes, networks, **options) for name, options in critics.items()})
 
 
 def _critic(name: str, shapes: Mapping, networks: Mapping, hears: Mapping, head: str, hidden: int) -> Critic:
+    def says(u: str) -> nn.Module:
+        return _message(u, hears[u], shapes, (hidden,), networks, {})
+
     try:
-        # Age comes last: the others' first weights are the same with it and without.
-        heard = sorted((u for u, network in hears.items() if network), key=AGE.__eq__)
-        messages = {u: _message(u, hears[u], shapes, (hidden,), networks, {}) for u in heard if u != AGE}
+        messages = {u: says(u) for u in hears if u != AGE}
+        if not messages:
+            raise ValueError("hears no variable: it could tell nothing")
         # The activation between the sum and the head is what lets the critic see dependence.
         read = build_message({"ends": True, **_network(head, networks)}, (hidden,), (1,))
-        messages |= {u: _message(u, hears[u], shapes, (hidden,), networks, {}) for u in heard if u == AGE}
+        if hears.get(AGE):  # last: with it and without, the first weights of all else are the same
+            messages[AGE] = says(AGE)
         return Critic(messages, read)
     except (ValueError, KeyError) as error:
         raise ValueError(f"critic {name!r}: {error.args[0]}") from error

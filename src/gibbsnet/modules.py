@@ -29,7 +29,7 @@ DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is
 
 
 class Pairs(NamedTuple):
-    """The last states of the clamped and of the unclamped chain; where the persistent chains stand for the next batch."""
+    """The last states of the clamped and of the unclamped chain; where the chains stand, for the persistent to go on from."""
 
     real: State
     fake: State
@@ -151,9 +151,11 @@ class GibbsNet(LightningModule):
     def check(self) -> None:
         """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
         conditional is invisible to."""
-        if self.clamped.present or self.clamped.dream_every or self.clamped.learned or self.clamped.rise:
+        _refuse_for_the_clamped(self.clamped)
+        if self.unclamped.persistent and self.unclamped.given:
+            held = ", ".join(sorted(self.unclamped.given))
             raise ValueError(
-                "the clamped chain *is* the present: present, dream_every, learned and rise are the unclamped chain's"
+                f"persistent={self.unclamped.persistent}, but each batch gives the chain another {held}: say 0.0"
             )
         for chain in (self.clamped, self.unclamped):
             check_names(self.graph, chain)
@@ -235,29 +237,25 @@ class GibbsNet(LightningModule):
         given, size = self._held(batch), len(batch["x"])
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
+        if chain.persistent and chain.range[1]:
+            return self._of_two_ages(chain, noise, real, given)
         held = {v: real[v].detach() for v in sorted(chain.given)}
-        if not chain.persistent or not chain.range[1]:
-            return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=given), {})
-        first = (
-            round(chain.persistent * size * noise.ranks) - noise.rank * size
-        )  # of the batch's places, the first are old
-        return self._aged(chain, noise, real, held, given, min(max(first, 0), size))
+        return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=given), {})
 
-    def _aged(self, chain: Chain, noise: Noise, real: State, held: State, given: State, many: int) -> Pairs:
-        """The pairs where the first `many` chains never start again; the critics may know which, by `AGE`."""
+    def _of_two_ages(self, chain: Chain, noise: Noise, real: State, given: State) -> Pairs:
+        """The pairs where the chains at the first places never start again; the critics may know which, by `AGE`."""
         size = len(real["x"])
+        many = chain.old(noise, size)
         old, young = slice(0, many), slice(many, size)
-        kept = {v: x[old] for v, x in self._kept_here(noise, size).items() if v not in chain.clamped}
-        still, mine = part(held, old), noise.among(old, size)
-        onward = chain.onward(self._ready(), mine, kept, still, many)
-        aged = chain.aged(self.graph, mine, onward, still)
-        fresh = chain.run(
-            self.graph, noise.among(young, size), part(held, young), batch=size - many, data=part(given, young)
-        )
+        mine, others = (noise.among(rows, size) for rows in (old, young))
+        onward = chain.onward(self._ready(), mine, part(self._kept_here(noise, size), old), many)
+        aged = chain.aged(self.graph, mine, onward)
+        fresh = chain.run(self.graph, others, batch=size - many, data=part(given, young))
         fake = {v: torch.cat([aged[v], x]) for v, x in fresh.items()}
-        next_kept = {v: torch.cat([onward[v], x.detach()]) for v, x in fresh.items()}
+        # The young are kept too, and never read: so every rank keeps, and gathers, equally many.
+        kept = {v: torch.cat([onward[v], x.detach()]) for v, x in fresh.items()}
         age = (torch.arange(size, device=self.device) < many).to(fake["x"].dtype)[:, None]
-        return Pairs(real | {AGE: age}, fake | {AGE: age}, next_kept)
+        return Pairs(real | {AGE: age}, fake | {AGE: age}, kept)
 
     def contest(self, real: State, fake: State, noise: Noise, step: int, spoken: Audible = {}) -> Outcome:
         """The game between two chains' last states.  `spoken`: where the critics may read a variable at all, bool (B,)."""
@@ -549,6 +547,14 @@ class HALI(GibbsNet):
         _refuse_sweeps("HALI", self)
         if len(self.latents) < 2:
             raise ValueError(f"HALI has two latents or more, not {len(self.latents)}: see ALI")
+
+
+def _refuse_for_the_clamped(chain: Chain) -> None:
+    own = ("present", "dream_every", "learned", "rise", "persistent", "start_from_data")
+    if said := [option for option in own if getattr(chain, option)]:
+        raise ValueError(
+            f"the clamped chain *is* the present: {', '.join(said)} can be said of the unclamped chain alone"
+        )
 
 
 def _refuse_sweeps(name: str, module: GibbsNet) -> None:

@@ -50,7 +50,7 @@ class Noise:
         return self._local(torch.randn, shape, dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform draws in [0, 1); `shape[0]` is the local batch."""
+        """Uniform draws in [0, 1); `shape[0]` as in `normal`."""
         return self._local(torch.rand, shape, dtype)
 
     def integer(self, low: int, high: int) -> int:
