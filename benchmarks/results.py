@@ -104,13 +104,10 @@ def floors_table(experiment: str, passed: Mapping[str, Mapping[str, int]]) -> li
     return ["", "| model | has to reach | seeds that do |", "|---|---|---:|", *rows] if rows else []
 
 
-def contenders(experiment: str) -> str:
-    """What was run, in words."""
-    told = (
-        f"{model}{''.join(f' {s}' for s in settings)}, seeds {', '.join(map(str, seeds))}"
-        for model, (settings, seeds) in TABLES[experiment][1].items()
-    )
-    return "; ".join(told)
+def made(experiment: str, model: str) -> str:
+    """What is run of a model, in words: its settings and seeds."""
+    settings, seeds = TABLES[experiment][1][model]
+    return f"{' '.join([model, *settings])}, seeds {', '.join(map(str, seeds))}"
 
 
 def page(record: Mapping) -> list[str]:
@@ -118,7 +115,12 @@ def page(record: Mapping) -> list[str]:
     text = ["# Results", "", "Median over three seeds [least .. greatest], by `make results`.", ""]
     for experiment, found in record.items():
         rows = ROWS["ring"] if experiment.startswith("ring") else [*ROWS["digits"], *REFERENCES]
-        text += [f"## {experiment}", "", f"`python -m benchmarks.results {experiment}`: {contenders(experiment)}", ""]
+        text += [
+            f"## {experiment}",
+            "",
+            f"`python -m benchmarks.results {experiment}`: {'; '.join(found['made'].values())}",
+            "",
+        ]
         text += [*table(found["models"], rows), *floors_table(experiment, found["floors"]), ""]
     return text
 
@@ -131,7 +133,7 @@ def digest(record: Mapping) -> list[str]:
     )
     text = []
     for experiment, control, model, name, rows in tables:
-        if experiment in record and control in record:
+        if experiment in record and model in record.get(control, {"models": {}})["models"]:
             columns = record[experiment]["models"] | {name: record[control]["models"][model]}
             text += ["", f"`python -m benchmarks.results {experiment} {control}`", "", *table(columns, rows)]
     return text[1:]
@@ -145,17 +147,22 @@ def between(text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
 
 
 def measure(experiment: str, only: Sequence[str] = (), known: Mapping = {}) -> dict:
-    """What is recorded of one experiment: numbers by model, and the floors they pass; what is `known` of models not in `only`."""
-    _, models = TABLES[experiment]
-    chosen = {m: seeds for m, (_, seeds) in models.items() if m in (only or models)}
-    found = {m: [numbers(run(experiment, m, seed)) for seed in seeds] for m, seeds in chosen.items()}
-    floors = FLOORS.get(experiment, {})
+    """What is recorded of one experiment, by model: how it was made, its numbers, and the floors they pass.
+
+    known: its record, which stays of models that are not in `only`, if they would be made the same way today.
+    """
+    models, floors = TABLES[experiment][1], FLOORS.get(experiment, {})
+    chosen = [m for m in models if m in (only or models)]
+    found = {m: [numbers(run(experiment, m, seed)) for seed in models[m][1]] for m in chosen}
     new = {
+        "made": {m: made(experiment, m) for m in chosen},
         "models": {m: summary(seeds) for m, seeds in found.items()},
         "floors": {m: verdicts(floors[m], seeds) for m, seeds in found.items() if m in floors},
     }
-    merged = {part: {**known.get(part, {}), **new[part]} for part in new}
-    return {part: {m: merged[part][m] for m in models if m in merged[part]} for part in merged}
+    old = {m for m, how in known.get("made", {}).items() if m in models and how == made(experiment, m)}
+    there = [m for m in models if m in old or m in chosen]
+    return {part: {m: of[m] if m in of else known[part][m] for m in there if m in of or m in known.get(part, {})}
+            for part, of in new.items()}  # fmt: skip
 
 
 def show() -> None:
@@ -176,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"models={unknown[0]}: expected some of those that the experiments compare")
     record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}
-    for experiment in wanted or TABLES:
+    for experiment in [e for e in wanted or TABLES if not only or {*only} & TABLES[e][1].keys()]:
         record[experiment] = measure(experiment, only, record.get(experiment, {}))
         record_path.write_text(json.dumps(record, indent=1) + "\n")
     record = {experiment: record[experiment] for experiment in TABLES if experiment in record}

@@ -7,6 +7,7 @@ loop's step takes 1.2 times as long.  Peak memory is what a fresh process needs 
 held at most).  MMAC are the multiply-adds of matrix products and convolutions alone.
 
 Steps are `GibbsNet.training_step`: chains, game, both players' Adam, and the weights' average, which the loop does without.
+GibbsNet's chains all start anew, so that N alone differs; half of them persistent make its step on digits an eighth longer.
 On a CPU ALI's published networks are timed in a subset of the rows, since a step of theirs takes seconds.
 """
 

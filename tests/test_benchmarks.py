@@ -97,6 +97,30 @@ def test_every_floor_names_what_a_run_measures(tmp_path):
     assert "\n".join(results.page({e: record[e] for e in results.TABLES if e in record})) == committed
 
 
+def test_some_models_alone_join_those_that_would_be_made_the_same_way(monkeypatch):
+    monkeypatch.setattr(results, "run", lambda experiment, model, seed: (model, seed))
+    monkeypatch.setattr(results, "numbers", lambda run: {"samples/class_score": float(run[1])})
+    whole = results.measure("digits")
+    assert [v["samples/class_score"]["median"] for v in whole["models"].values()] == [8, 13, 18]
+    other = {part: {**of, "ali": of["ali"] if part == "made" else "kept"} for part, of in whole.items()}
+    found = results.measure("digits", ["gibbsnet"], other)
+    assert (
+        list(found["models"]) == ["ali", "hali", "gibbsnet"]
+        and found["models"]["ali"] == found["floors"]["ali"] == "kept"
+    )
+    foreign = {**other, "made": {**other["made"], "ali": "ali, seeds 1"}}
+    assert list(results.measure("digits", ["gibbsnet"], foreign)["models"]) == ["hali", "gibbsnet"]
+    alone = {
+        "digits": results.measure("digits", ["hali"]),
+        "digits_floor": results.measure("digits_floor", ["gibbsnet"]),
+    }
+    assert results.digest(alone) == [] and "hali" in "".join(results.page(alone))
+    with pytest.raises(SystemExit, match="unknown experiment 'digit'"):
+        results.main(["digit"])
+    with pytest.raises(SystemExit, match="models=halo"):
+        results.main(["digits", "models=halo"])
+
+
 def test_what_stands_between_the_marks_is_replaced_and_nothing_else():
     text = "before\n<a>\nold\n<b>\nafter"
     once = results.between(text, ("<a>", "<b>"), ["new"])

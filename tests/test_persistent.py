@@ -179,7 +179,7 @@ def test_a_critic_of_no_variable_is_refused():
 
 @pytest.mark.parametrize("value", ["null", "1.5", "often"])
 def test_a_share_is_a_number_in_0_1(value):
-    with pytest.raises(ConfigError, match="expected a (share|number)"):
+    with pytest.raises(ConfigError, match=r"expected a (share|number)"):
         load([f"chains.unclamped.persistent={value}"])
 
 
