@@ -49,6 +49,16 @@ def test_ranks_share_the_noise_of_one_process(draw, ranks, rest, dtype):
         assert torch.equal(torch.cat([draw(part, 4, *rest, dtype=dtype) for part in parts]), expected)
 
 
+@draws
+@pytest.mark.parametrize("rank, ranks", [(0, 1), (1, 2)])
+def test_rows_have_the_draws_that_they_have_in_the_whole_batch(draw, rank, ranks):
+    noise = Noise(0, rank=rank, ranks=ranks)
+    whole = draw(noise.at("x"), 5, 2)
+    for rows in (slice(0, 0), slice(0, 2), slice(2, 5)):
+        assert torch.equal(draw(noise.among(rows, 5).at("x"), rows.stop - rows.start, 2), whole[rows])
+    assert noise.among(slice(0, 2), 5).integer(0, 9) == Noise(0).integer(0, 9)
+
+
 def test_integers_are_equal_on_all_ranks_and_reach_both_ends():
     values = [Noise(k).integer(1, 4) for k in range(100)]
     assert set(values) == {1, 2, 3, 4}

@@ -33,6 +33,7 @@ class Noise:
         self.key, self.device = key, torch.device(device)
         self.rank, self.ranks, self.rows, self.batch = rank, ranks, rows, batch
         self.generator = torch.Generator(self.device).manual_seed(seed_of(*key))
+        self._host = self.generator if self.device.type == "cpu" else None
 
     def at(self, *key: int | str) -> "Noise":
         """The noise of a part, e.g. `noise.at("clamped", 3)`: independent of what was drawn here before."""
@@ -54,8 +55,9 @@ class Noise:
         return self._local(torch.rand, shape, dtype)
 
     def integer(self, low: int, high: int) -> int:
-        """One integer in low..high inclusive, the same on every rank."""
-        return int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
+        """One integer in low..high inclusive, the same on every rank.  The host draws it: nobody waits for a device."""
+        self._host = self._host or torch.Generator().manual_seed(seed_of(*self.key))
+        return int(torch.randint(low, high + 1, (), generator=self._host))
 
     def _local(self, draw, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         batch, rest = self.batch or shape[0], shape[1:]
