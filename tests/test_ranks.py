@@ -27,6 +27,7 @@ from tests.test_evaluation import StandIn
 from tests.toy import Toy
 
 SWEPT = "chains.unclamped.steps=[1,3]"
+YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0"]
 PERSISTENT = ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5"]
 GAMES = {
     "ali": ["model=ali"],
@@ -34,13 +35,14 @@ GAMES = {
     "ali, relativistic, no penalties": ["model=ali", "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "hali": ["model=hali"],
     "hali, relativistic, lazy, clipped": ["model=hali", "game.loss=relativistic", "game.lazy=3", "optim.clip=0.1"],
-    "gibbsnet, random N": ["model=gibbsnet", "game.rescale=false"],
-    "gibbsnet, from data, relativistic": ["model=gibbsnet", SWEPT, "chains.unclamped.start_from_data=0.5",
+    "gibbsnet, random N": [*YOUNG, "game.rescale=false"],
+    "gibbsnet, from data, relativistic": [*YOUNG, SWEPT, "chains.unclamped.start_from_data=0.5",
                                           "game.loss=relativistic"],
     "gibbsnet, persistent": PERSISTENT,
-    "gibbsnet, learned start, rising, cycle": ["model=gibbsnet", "chains.unclamped.learned=[z]", "chains.unclamped.rise=10",
-                                               "game.cycle=0.5"],
-    "gibbsnet, persistent, relativistic, no penalties": [*PERSISTENT, "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
+    "gibbsnet, persistent, learned start, rising, cycle": ["model=gibbsnet", "chains.unclamped.learned=[z]",
+                                                           "chains.unclamped.rise=10", "game.cycle=0.5"],
+    "gibbsnet, a third persistent, relativistic, no penalties": [*PERSISTENT, "chains.unclamped.persistent=0.33",
+                                                                 "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "gibbsnet2": ["model=gibbsnet2"],
     "labelled, often none known on a rank": ["model=labelled", "data.labels=10", "chains.clamped.mode.y.silent=true",
                                              "graph.y.straight=false", "supervised.y.dreams=0.3"],
