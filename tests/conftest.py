@@ -1,5 +1,6 @@
 """Every test works in a folder of its own, one thread, and without a network."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,20 @@ from gibbsnet.classifier import save_judge, train_judge
 from gibbsnet.data import load
 
 ROOT = Path(__file__).parents[1]
+# Tracing costs a third of a test's time. These files walk again, over every model or under every fault, what others have walked.
+UNTRACED = [f"test_{name}" for name in ("claims", "comparison", "contract", "faults", "ranks", "resume", "stopping")]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in UNTRACED:
+            item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Ctrl-C interrupts, also where the shell started the tests in the background and said that it should not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -55,6 +55,7 @@ def _rank(rank: int, port: int, out: Path, work: Callable[[int], object]) -> Non
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.settrace(None)  # coverage's, whose record this process would not write
     torch.set_num_threads(1)
     try:
         result = work(rank)

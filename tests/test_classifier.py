@@ -18,8 +18,9 @@ def digits() -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def trained(digits) -> tuple[Judge, dict]:
-    return train_judge(digits, **QUIET)
+def trained(judges) -> tuple[Judge, dict]:
+    """The one that other tests are judged by: trained once."""
+    return load_judge(judges / "digits.pt")
 
 
 def test_judge_of_digits_is_accurate(digits, trained):
