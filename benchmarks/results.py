@@ -23,8 +23,8 @@ TABLES = {
         "digits",
         {
             "ali": (["steps=15200"], (7, 8, 9)),
-            "hali": (["steps=14000", "size.floor=0.12"], (12, 13, 14)),
-            "gibbsnet": ([], (17, 18, 19)),
+            "hali": (["steps=13500", "size.floor=0.12", "size.critic=256"], (32, 33, 34)),
+            "gibbsnet": (["steps=9500"], (26, 27, 28)),
         },
     ),
     "digits_floor": ("digits", {"ali": (["steps=15200"], (7, 8, 9))}),
