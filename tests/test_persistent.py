@@ -134,6 +134,19 @@ def test_a_kept_chain_of_another_size_is_not_gone_on_with():
     assert torch.equal(m.pairs(batch(), Noise(0)).kept["x"], start)
 
 
+def test_a_checkpoint_holds_the_chain_of_all_ranks():
+    """Each goes on with its rows, or, where the checkpoint's batch was another, all begin anew; none with another's."""
+    m, rows = game(), {v: torch.arange(2.0 * B).view(-1, 1).expand(-1, 2).double() for v in ("x", "z")}
+    m.on_load_checkpoint({"kept": rows})
+    for rank in range(2):
+        here = m._kept_here(Noise(0, rank=rank, ranks=2), B)
+        assert torch.equal(here["x"], rows["x"][rank * B : (rank + 1) * B])
+        assert m._kept_here(Noise(0, rank=rank, ranks=2), 2 * B) == {}
+    checkpoint = {}
+    m.on_save_checkpoint(checkpoint)
+    assert torch.equal(checkpoint["kept"]["x"], rows["x"]), "saved before a step, as it was read"
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_what_critics_may_hear_is_what_the_last_pass_heard(monkeypatch, steps):
     """Potency's draws of the last pass are the same for old and young as for the critics."""

@@ -143,7 +143,8 @@ class GibbsNet(LightningModule):
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
-        self.kept: State = {}  # where a persistent chain stands
+        self.kept: State = {}  # where a persistent chain stands: this rank's part, or what a checkpoint holds, that of all
+        self.kept_by_all = False
         self.diagnostics: dict[str, Tensor] = {}
         self.skipped = {"row": 0, "all": 0}  # batches without a step: those just now, and in all
         self.check()
@@ -217,7 +218,7 @@ class GibbsNet(LightningModule):
                 for buffer, value in zip(self._statistics, before, strict=True):
                     buffer.copy_(value)
             else:
-                self.kept = kept
+                self.kept, self.kept_by_all = kept, False
                 for v, moments in self.graph.moments.items():
                     moments.follow(*self._reduce(moments.of(real[v].to(moments.first.dtype))))
                 self._follow()
@@ -318,17 +319,18 @@ class GibbsNet(LightningModule):
 
     def _kept_here(self, noise: Noise, size: int) -> State:
         """This rank's part of the persistent chain; a chain of another size (a resumed run's batch) begins anew."""
-        kept = {v: x.to(self.device) for v, x in self.kept.items()}
-        if kept and len(kept["x"]) == size * noise.ranks > size:
-            kept = {v: x[noise.rank * size : (noise.rank + 1) * size] for v, x in kept.items()}
-        return kept if kept and len(kept["x"]) == size else {}
+        kept, whole = {v: x.to(self.device) for v, x in self.kept.items()}, self.kept_by_all
+        if not kept or len(kept["x"]) != (size * noise.ranks if whole else size):
+            return {}
+        return part(kept, slice(noise.rank * size, (noise.rank + 1) * size)) if whole else kept
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["kept"] = {v: self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
+        whole = self.kept_by_all
+        checkpoint["kept"] = {v: x if whole else self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
         checkpoint["skipped"] = dict(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.kept = checkpoint.get("kept", {})
+        self.kept, self.kept_by_all = checkpoint.get("kept", {}), True
         self.skipped = dict(checkpoint.get("skipped", self.skipped))
 
     @cached_property
