@@ -51,8 +51,9 @@ EVERYWHERE = [
     "reconstruction/*/same_class", "train/steps", "train/cpu_seconds",
 ]  # fmt: skip
 AT = (0, 1, 3, 10, 100, 1000)
-IMAGES = ["samples/class_score", "samples/class_frechet_ratio", *(f"chain/{i}/class_frechet_ratio" for i in AT),
-          *(f"chain/{i}/joint_distance" for i in AT), "chain/1000/classes", *EVERYWHERE]  # fmt: skip
+IMAGES = ["samples/class_score", "samples/class_frechet_ratio",
+          *(f"chain/{i}/{name}" for name in ("class_score", "class_frechet_ratio", "joint_distance") for i in AT),
+          "chain/1000/classes", *EVERYWHERE]  # fmt: skip
 TOYS = ["samples/modes", "samples/share", "samples/sliced_wasserstein",
         *(f"chain/{i}/{name}" for name in ("modes", "share", "joint_distance") for i in AT), *EVERYWHERE]  # fmt: skip
 BAND = ["reference/test/joint_distance", "reference/test/joint_distance_shuffled"]
