@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.runs import finished, numbers, options, summary, table
 
 # experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: steps of
-# ALI, HALI and GibbsNet took 14, 22 and 26 ms of one thread, the last on a slower machine. Tuning used other seeds: on digits 11,
+# ALI, HALI and GibbsNet took 14, 22 and 27 ms of one thread, the last on a slower machine. Tuning used other seeds: on digits 11,
 # and 1 to 6 after earlier tables; HALI was seen on 7 to 9 with a floor of .15 and 12,000 steps and on 29 to 32 with a smaller
 # critic, GibbsNet on 7 to 9 without persistent chains and on 17 to 19 with 12,000 steps.
 TABLES = {
