@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gibbsnet.plots import save
 from gibbsnet.report import report
-from gibbsnet.report.charts import recorded
+from gibbsnet.report.charts import over_steps, recorded
 from gibbsnet.report.runs import command, differences, find, read
 from gibbsnet.report.scores import Comparison, best, compare, references, rows, spreads
 from gibbsnet.report.summary import findings
@@ -173,6 +173,18 @@ def test_the_summary_admits_weak_evidence(root):
     worst = Comparison("default", "digits", {"gibbsnet": [runs[-1]]})
     notes = {f.ranking[0].row[-1]: f.notes for f in findings(worst)}
     assert notes["probe_accuracy"] == ["no better than an untrained encoder"]
+
+
+def test_one_bad_start_does_not_hide_what_differs_later(root):
+    path = root / "default/digits/gibbsnet/1/metrics.json"
+    found = json.loads(path.read_text())
+    for i, value in zip(sorted(found["chain"].keys() - {"switch_rate"}, key=int), (2.0, 0.02, 0.05, 0.1), strict=False):
+        found["chain"][i]["joint_distance"] = value
+    path.write_text(json.dumps(found))
+    figure = over_steps(Comparison("default", "digits", {"gibbsnet": [read(path.parent)]}), {"gibbsnet": "red"})
+    panel = next(p for p in figure.axes if p.get_title("left").startswith("joint_distance"))
+    heights = [panel.transAxes.inverted().transform(panel.transData.transform((0, y)))[1] for y in (0.02, 0.05, 2.0)]
+    assert heights[1] - heights[0] > 0.1 and heights[0] > 0 and heights[2] < 1
 
 
 def test_unfinished_runs_are_listed_with_what_is_missing(root):

@@ -9,13 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison, meaning, reference_spreads, spreads, steps
 
 OVER_STEPS = ("class_frechet_ratio", "class_score", "joint_distance", "share", "sliced_wasserstein")
+DISTANCES = {
+    "class_frechet_ratio",
+    "joint_distance",
+    "sliced_wasserstein",
+}  # of models and steps by factors, not by differences
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
@@ -49,7 +54,7 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
         for model, color in palette.items():
             _line(panel, comparison, model, name, at, color)
         _steps_axis(panel, at)
-        _room_above(panel)
+        _scores_axis(panel, name)
     return figure
 
 
@@ -93,7 +98,16 @@ def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int
         )  # fmt: skip
 
 
-def _room_above(panel: Axes) -> None:
+def _scores_axis(panel: Axes, name: str) -> None:
+    """Distances on a logarithmic axis: linear, one bad start would make all else a line at the bottom."""
+    if name in DISTANCES:
+        panel.set_yscale("log")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.06)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())
+        return
     low, high = panel.get_ylim()
     panel.set_ylim(0 if 0 <= low < 0.25 * high else low, high + 0.06 * (high - low))
 
