@@ -25,7 +25,7 @@ def observed(module, batch):
     return y | ({"a": torch.arange(3 * batch).view(batch, 3) % 2 == 0} if "a" in module.graph else {})
 
 
-def check(module, shape, batch=2):
+def check(module, shape, batch=4):  # a quarter of the chains may be persistent ones
     """Shapes; every parameter that may change takes part in the game; finite gradients; plain, loadable weights."""
     x = Noise(0, "x").uniform((batch, *shape)) * 2 - 1
     grads: dict[str, torch.Tensor] = {}
