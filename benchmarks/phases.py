@@ -2,7 +2,7 @@
 
 GibbsNet with two latents on digits, whose unclamped chain dreams, is ready-to-hand, or daydreams; where it does not dream, it
 does so every k-th batch (daydreaming alone teaches p(x|z1) nothing).  All sweep once, anew in every batch, and take as many
-steps; beside them dreaming without a sweep in half of its batches, as gibbsnet2 ships it.
+steps; beside them dreaming without a sweep in half of its batches, which is gibbsnet2 but for its persistent chains.
 Prints a table; run folders: runs/phases/<phase>/<seed>.
 """
 

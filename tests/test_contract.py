@@ -75,7 +75,7 @@ def test_every_trainer_loads(trainer):
 @pytest.mark.parametrize("mode", choices("mode"))
 def test_every_mode_can_be_trained_in(mode):
     module = module_of("model=gibbsnet2", f"mode={mode}", shape=SHAPES["digits"])
-    outcome = module.play({"x": Noise(0, "x").uniform((2, 1, 8, 8)) * 2 - 1}, Noise(1), 1)
+    outcome = module.play({"x": Noise(0, "x").uniform((4, 1, 8, 8)) * 2 - 1}, Noise(1), 1)
     assert all(torch.isfinite(g).all() for g in outcome.graph + outcome.critic) and any(g.any() for g in outcome.graph)
 
 
