@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.runs import finished, numbers, options, summary, table
+from benchmarks.stability import CHAIN, YOUNG
 
-CHAIN = "chains.unclamped"
-YOUNG = [f"{CHAIN}.persistent=0.0", "critics.joint.hears.age=null"]
 ALL = ["model=gibbsnet2", f"{CHAIN}.steps=1", *YOUNG]
 PHASES = {
     "dreaming": ["mode=dreaming"],

@@ -97,11 +97,8 @@ def test_daydreaming_does_not_hear_the_eyes_and_present_at_hand_does():
 # Training
 
 
-YOUNG = ["chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew with every batch
-
-
 def trained_in(mode, *settings):
-    return module("gibbsnet2", "digits", f"mode={mode}", *YOUNG, *settings)
+    return module("gibbsnet2", "digits", f"mode={mode}", *phases.YOUNG, *settings)
 
 
 def digits(n=B):
@@ -130,10 +127,10 @@ def test_daydreaming_teaches_p_of_x_nothing_and_a_dreaming_step_does():
 
 def test_a_dreaming_step_is_gibbsnet_s():
     m, plain = trained_in("daydreaming", "chains.unclamped.dream_every=2"), trained_in("dreaming")
-    longer = module("gibbsnet2", "digits", "chains.unclamped.steps=[1,3]", *YOUNG)
+    longer = module("gibbsnet2", "digits", "chains.unclamped.steps=[1,3]", *phases.YOUNG)
     a, b, c = slopes(m, 2), slopes(longer, 2), slopes(m, 1)
     assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
-    found, expected = slopes(plain), slopes(module("gibbsnet2", "digits", *YOUNG))
+    found, expected = slopes(plain), slopes(module("gibbsnet2", "digits", *phases.YOUNG))
     assert all(torch.equal(found[k], expected[k]) for k in found)
 
 
