@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,34 +73,45 @@ def test_a_warned_job_is_queued_again(tmp_path, quick, monkeypatch, capsys, scon
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert train_until(13, signal.SIGUSR1, monkeypatch, [f"run={run}", *quick]) == 128 + signal.SIGUSR1
-    assert capsys.readouterr().out.splitlines()[-1] == f"{run}: SIGUSR1 at step 14; job 17 is queued again"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{run}: SIGUSR1 at step 14; job 17 goes back into the queue"
     assert asked() == ["requeue 17"]
     assert train_until(16, signal.SIGTERM, monkeypatch, [f"run={run}", *quick]) == 128 + signal.SIGTERM
     assert asked() == ["requeue 17"], "whoever ends a job decides whether it goes on"
 
 
-def test_a_task_of_an_array_is_queued_again_alone(monkeypatch, scontrol):
+def test_a_task_of_an_array_is_queued_again_alone(monkeypatch, scontrol, capsys):
     asked = scontrol()
     for name, value in (("JOB_ID", "20"), ("ARRAY_JOB_ID", "17"), ("ARRAY_TASK_ID", "3")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert cluster.go_on(signal.SIGUSR1) == "job 17_3 is queued again"
+    cluster.go_on(signal.SIGUSR1, "stopped")
+    assert capsys.readouterr().out == "stopped; job 17_3 goes back into the queue\n"
     assert asked() == ["requeue 17_3"]
+
+
+def test_the_request_is_told_though_it_ends_the_job_at_once(monkeypatch, scontrol):
+    scontrol("kill -KILL $PPID")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    code = "import signal; from gibbsnet import cluster; cluster.go_on(signal.SIGUSR1, 'stopped')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "stopped; job 17 goes back into the queue\n")
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"), [("echo not permitted >&2; exit 1", "not permitted"), ("exit 1", "failed")]
 )
-def test_a_refusal_is_told(monkeypatch, scontrol, answer, reason):
+def test_a_refusal_is_told(monkeypatch, scontrol, capsys, answer, reason):
     scontrol(answer)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    said = cluster.go_on(signal.SIGUSR1)
+    cluster.go_on(signal.SIGUSR1, "stopped")
+    said = capsys.readouterr().out.splitlines()[-1]
     assert "not queued again" in said and reason in said and "submit it again" in said
 
 
-def test_a_missing_scontrol_is_told(tmp_path, monkeypatch):
+def test_a_missing_scontrol_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    assert "not queued again" in cluster.go_on(signal.SIGUSR1)
+    cluster.go_on(signal.SIGUSR1, "stopped")
+    assert "not queued again" in capsys.readouterr().out
 
 
 def test_lightning_s_own_handlers_are_off_under_slurm(monkeypatch):

@@ -33,17 +33,20 @@ def job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def go_on(caught: signal.Signals) -> str:
-    """How a training that was stopped by a signal goes on, in words.
+def go_on(caught: signal.Signals, stopped: str) -> None:
+    """Says how a training that a signal stopped goes on, and sees to it where that is its own task; `stopped`: what happened.
 
     SIGUSR1 is a job's warning that its time is nearly up: the job is queued again, whence only one process may call this.
     After SIGTERM whoever sent it decides: a preempted job is queued again by SLURM, a cancelled one is not wanted.
     """
     number = job()
     if number is None or caught != signal.SIGUSR1:
-        return "the same command goes on from there"
-    refused = _requeue(number)
-    return f"job {number} " + (f"is not queued again ({refused}), submit it again" if refused else "is queued again")
+        print(f"{stopped}; the same command goes on from there", flush=True)
+        return
+    # Said before it is done: that the request is granted is the end of the job, and of its output.
+    print(f"{stopped}; job {number} goes back into the queue", flush=True)
+    if refused := _requeue(number):
+        print(f"job {number} is not queued again ({refused}), submit it again", flush=True)
 
 
 def _requeue(number: str) -> str | None:

@@ -49,7 +49,7 @@ def train(config: Mapping) -> Path:
         raise
     # Rank 0's exit code speaks for all: at the first that is not 0 a launcher may kill the ranks that are still at work.
     if (caught := callbacks.interrupted(trainer)) and trainer.is_global_zero:
-        print(f"{run}: {caught.name} at step {trainer.global_step}; {cluster.go_on(caught)}", flush=True)
+        cluster.go_on(caught, f"{run}: {caught.name} at step {trainer.global_step}")
         raise KeyboardInterrupt(caught)
     return run
 
