@@ -146,7 +146,7 @@ def test_a_cycle_loss_stands_beside_the_graph_s_and_leaves_the_critic_alone(hidd
         return (real["x"] - g["x"].mean({"z": real["z"]}, B)).square().mean()
 
     real, fake = states(g)
-    with_cycle = Game(cycle=weight).play(judges, real, fake, *players, 0, blind, missed(real))
+    with_cycle = Game(cycle=weight).play(judges, real, fake, *players, 0, blind, {"cycle": missed(real)})
     without = Game().play(judges, *states(g), *players, 0, blind)
     real, _ = states(g)
     alone = torch.autograd.grad(weight * missed(real), players[0], allow_unused=True)
@@ -206,6 +206,7 @@ def test_scores_and_losses_are_told():
         (dict(loss="hinge"), "unknown loss 'hinge': expected one of nonsaturating, relativistic"),
         (dict(lazy=0), "lazy is an interval"),
         (dict(cycle=-1.0), "cycle is a weight >= 0: got -1.0"),
+        (dict(whiten=float("nan")), "whiten is a weight >= 0: got nan"),
         (dict(gamma={"x": -1.0}), "gamma must be >= 0: got {'x': -1.0}"),
     ],
 )

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from gibbsnet.chain import Chain, check_pairing
-from gibbsnet.config import load
+from gibbsnet.config import choices, load
 from gibbsnet.graph import Moments
 from gibbsnet.modules import GibbsNet, build
 from gibbsnet.noise import Noise
@@ -35,6 +36,74 @@ def test_draws_have_the_moments():
     assert ((drawn.mean(0) - z.mean(0)).abs() < 5 * (covariance.diagonal() / n).sqrt()).all()
     scale = covariance.diagonal().outer(covariance.diagonal()).sqrt()
     assert ((torch.cov(drawn.T) - covariance).abs() < 5 * scale * (2 / n) ** 0.5).all()
+
+
+def exact(z):
+    """KL( N(m, C) || N(0, 1) ) / d of a batch's moments, by torch."""
+    z = z.flatten(1)
+    m, d = z.mean(0), z.shape[1]
+    fitted = MultivariateNormal(m, z.T @ z / len(z) - m.outer(m))
+    return kl_divergence(fitted, MultivariateNormal(torch.zeros_like(m), torch.eye(d).to(m))) / d
+
+
+def skewed(n=500):
+    z = normal(n, 2, 3).flatten(1) @ (torch.eye(6) + 0.3 * torch.ones(6, 6).triu(1)).double() * 0.7 + 0.4
+    return z.view(n, 2, 3).requires_grad_()
+
+
+def test_the_moments_divergence_is_that_from_the_prior_and_its_gradient_the_batch_s_part():
+    moments, z = Moments((2, 3), rate=1.0).double(), skewed()
+    assert not moments.divergence(z), "N(0, 1) is the prior"
+    moments.follow(*Moments.of(z.detach()))
+    found, expected = moments.divergence(z), exact(z)
+    assert torch.allclose(found, expected) and expected > 0.1
+    assert torch.allclose(*(torch.autograd.grad(kl, z)[0] for kl in (found, expected)), atol=1e-12)
+
+
+def test_the_divergence_s_gradient_is_the_mean_over_ranks():
+    moments, z = Moments((2, 3), rate=1.0).double(), skewed(40)
+    moments.follow(*Moments.of(z.detach()))
+    whole, halves = moments.divergence(z), sum(moments.divergence(part) for part in z.chunk(2)) / 2
+    assert torch.allclose(*(torch.autograd.grad(kl, z)[0] for kl in (whole, halves)), atol=1e-14)
+
+
+def test_what_is_kept_at_its_prior_s_moments_gets_there():
+    """By moments of which a hundredth is the batch at hand."""
+    moments, x = Moments((3,)).double(), normal(4000, 3)
+    mix = (0.2 * torch.tensor([[1.0, 0.9, 0.8], [0.0, 0.3, 0.2], [0.0, 0.0, 0.2]])).double().requires_grad_()
+    shift = torch.full((3,), 0.5).double().requires_grad_()
+    optimizer = torch.optim.Adam([mix, shift], lr=1e-3)
+    for k in range(2000):
+        z = x[torch.arange(100 * k, 100 * k + 100) % len(x)] @ mix + shift
+        optimizer.zero_grad()
+        moments.divergence(z).backward()
+        optimizer.step()
+        moments.follow(*Moments.of(z.detach()))
+    assert exact((x @ mix + shift).detach()) < 0.01 < 0.5 < exact(0.2 * x + 0.5)
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_s_latents_may_be_kept_at_their_prior_s_moments(model):
+    """0.5 * sum_z KL / dim on the clamped chain's draws beside the graph's loss, nothing in the critics', and no label's."""
+    m, plain = (module(model, "digits", f"game.whiten={w}") for w in (0.5, 0.0))
+    n = 80  # more than any latent has dimensions
+    given = {"x": normal(n, 1, 8, 8).tanh()}
+    given |= {v: data for v, data in (("y", torch.arange(n) % 10), ("a", normal(n, 3) < 0)) if v in m.labels}
+    real, _, _ = plain.pairs(given, Noise(0))
+    assert m.whitened == [v for v in m.latents if v.startswith(("z", "w"))] and not plain.graph.moments
+    loss = 0.0
+    for v in m.whitened:
+        m.graph.moments[v].rate = 1.0
+        m.graph.moments[v].follow(*Moments.of(real[v].detach()))
+        loss = loss + 0.5 * exact(real[v])
+    a, b = (net.play(given, Noise(0)) for net in (m, plain))
+    free = [p for p in plain.graph.parameters() if p.requires_grad]
+    alone = torch.autograd.grad(loss, free, allow_unused=True)
+    for whitened, without, g in zip(a.graph, b.graph, alone, strict=True):
+        assert torch.allclose(whitened, without + (0 if g is None else g), rtol=1e-6, atol=1e-10)
+    assert any(g is not None and bool(g.any()) for g in alone)
+    assert all(map(torch.equal, a.critic, b.critic))
+    assert torch.allclose(a.diagnostics["loss_whiten"], loss) and "loss_whiten" not in b.diagnostics
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

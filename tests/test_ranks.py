@@ -34,6 +34,7 @@ GAMES = {
     "ali, relativistic": ["model=ali", "game.loss=relativistic"],
     "ali, relativistic, no penalties": ["model=ali", "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "hali": ["model=hali"],
+    "hali, whitened": ["model=hali", "game.whiten=2.0"],
     "hali, relativistic, lazy, clipped": ["model=hali", "game.loss=relativistic", "game.lazy=3", "optim.clip=0.1"],
     "gibbsnet, random N": [*YOUNG, "game.rescale=false"],
     "gibbsnet, from data, relativistic": [*YOUNG, SWEPT, "chains.unclamped.start_from_data=0.5",

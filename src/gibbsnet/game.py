@@ -5,9 +5,10 @@ A critic scores pairs, s_c those of the clamped chain and s_u those of the uncla
     non-saturating   critic  softplus(-s_c) + softplus(s_u)      graph  softplus(s_c) + softplus(-s_u)
     relativistic     critic  softplus(-(s_c - s_u))              graph  softplus(s_c - s_u)
 
-A cycle loss may stand beside the graph's, z ~ q(z|x) of the clamped chain (ALICE, Li et al. 2017, https://arxiv.org/abs/1709.01215):
+Two terms may stand beside the graph's loss: a cycle loss, z ~ q(z|x) of the clamped chain (ALICE, Li et al. 2017,
+https://arxiv.org/abs/1709.01215), and one that keeps every Gaussian latent's moments over that chain, m and C, at its prior's:
 
-    cycle * E |x - E[x|z]|^2 / dim
+    cycle * E |x - E[x|z]|^2 / dim  +  whiten * sum_z KL( N(m, C) || N(0, 1) ) / dim z
 
 R1 + R2 (Roth et al. 2017, https://arxiv.org/abs/1705.09367; Huang et al. 2024, https://arxiv.org/abs/2501.05441):
 
@@ -42,6 +43,7 @@ def relativistic(clamped: Tensor, unclamped: Tensor) -> tuple[Tensor, Tensor]:
     return softplus(unclamped - clamped), softplus(clamped - unclamped)
 
 
+TERMS = ("cycle", "whiten")  # the weights of what may stand beside the graph's loss
 LOSSES = {"nonsaturating": nonsaturating, "relativistic": relativistic}
 
 
@@ -63,6 +65,7 @@ class Game:
         lazy: the penalty is taken every `lazy` steps, `lazy` times as strong (Karras et al. 2020, arXiv 1912.04958).
         rescale: whether one backward pass through the critic serves both players.
         cycle: weight of the cycle loss, >= 0.
+        whiten: weight of the latents' moments, >= 0.
     """
 
     loss: str = "nonsaturating"
@@ -70,6 +73,7 @@ class Game:
     lazy: int = 1
     rescale: bool = True
     cycle: float = 0.0
+    whiten: float = 0.0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -78,12 +82,13 @@ class Game:
             raise ValueError(f"lazy is an interval in steps, >= 1: got {self.lazy}")
         if bad := {v: g for v, g in self.gamma.items() if g < 0}:
             raise ValueError(f"a penalty's gamma must be >= 0: got {bad}")
-        if not self.cycle >= 0:
-            raise ValueError(f"cycle is a weight >= 0: got {self.cycle}")
+        for name in TERMS:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
              critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
-             missed: Tensor | None = None) -> Outcome:  # fmt: skip
+             terms: Mapping[str, Tensor] = {}) -> Outcome:  # fmt: skip
         """Both players' gradients from one graph of computation.
 
         Arguments:
@@ -91,7 +96,7 @@ class Game:
             graph_parameters, critic_parameters: what each player may change.
             step: decides whether the lazy penalty is due.
             audible: variable -> bool (B,); the critics read a variable only there, on both sides alike, penalties included.
-            missed: E |x - E[x|z]|^2 / dim of the clamped chain, with its gradient history; None for no cycle loss.
+            terms: name out of `TERMS` -> what its weight multiplies, with its gradient history.
         """
         critic_total, slopes, diagnostics = None, {}, {}
         for name, critic in critics.items():
@@ -100,11 +105,10 @@ class Game:
             for end, slope in move.slopes.items():
                 slopes[end] = slopes[end] + slope if end in slopes else slope
             _count(diagnostics, name, move.diagnostics)
-        states, extra = {"clamped": clamped, "unclamped": unclamped}, None
-        if missed is not None:
-            extra = self.cycle * missed
-            diagnostics["loss_cycle"] = extra.detach()
-        graph_grads = _backward(slopes, states, graph_parameters, extra)
+        extra = {name: getattr(self, name) * term for name, term in terms.items()}
+        diagnostics |= {f"loss_{name}": term.detach() for name, term in extra.items()}
+        states = {"clamped": clamped, "unclamped": unclamped}
+        graph_grads = _backward(slopes, states, graph_parameters, list(extra.values()))
         return Outcome(graph_grads, critic_total, diagnostics)
 
     def _round(self, critic, clamped, unclamped, parameters, step, audible) -> "_Move":
@@ -189,13 +193,12 @@ def _score(critic: Critic, leaves: Mapping[tuple[str, str], Tensor], audible: Au
 
 def _backward(
     slopes: Mapping[tuple[str, str], Tensor], states: Mapping[str, State], parameters: Sequence[Tensor],
-    extra: Tensor | None = None
+    extra: Sequence[Tensor] = ()
 ) -> list[Tensor]:  # fmt: skip
-    """The graph's gradient, given the slope of its loss on the chains' last states, and a further term of that loss."""
+    """The graph's gradient, given the slope of its loss on the chains' last states, and further terms of that loss."""
     ends = {(side, v): states[side][v] for side, v in slopes if states[side][v].requires_grad}
     roots, slope = list(ends.values()), [slopes[end].to(x.dtype) for end, x in ends.items()]
-    if extra is not None:
-        roots, slope = [*roots, extra], [*slope, torch.ones_like(extra)]
+    roots, slope = [*roots, *extra], [*slope, *map(torch.ones_like, extra)]
     if not roots:
         return [torch.zeros_like(p) for p in parameters]
     return _zeros(grad(roots, parameters, slope, allow_unused=True), parameters)

@@ -163,6 +163,22 @@ class Moments(nn.Module):
         self.first.lerp_(first, self.rate)
         self.second.lerp_(second, self.rate)
 
+    def divergence(self, value: Tensor) -> Tensor:
+        r"""KL( N(m, C) || N(0, 1) ) / d = (tr S - d - log det C) / 2d,  C = S - m m^T, of what has been followed so far.
+
+        Its gradient is that with respect to a batch's part in the moments, C^-1 m and (1 - C^-1) / 2 times its E z and E z z^T:
+        linear in the examples, so that the mean over ranks is that of the whole batch.
+        """
+        d = len(self.first)
+        with torch.autocast(value.device.type, enabled=False):
+            z, m = value.to(self.first.dtype).flatten(1), self.first
+            covariance = self.second - m.outer(m)
+            precision = torch.linalg.inv(covariance)
+            now = (self.second.diagonal().sum() - d - covariance.logdet()) / (2 * d)
+            push = (z - z @ precision) / 2 + precision @ m
+            change = (push * z).sum(1).mean() / d
+            return now + change - change.detach()
+
     def draw(self, batch: int, noise: Noise) -> Tensor:
         """Draws (batch, *shape)."""
         with torch.autocast(self.first.device.type, enabled=False):
@@ -177,12 +193,12 @@ def _exact(x: Tensor) -> Tensor:
 
 
 class Graph(nn.Module):
-    """Conditionals by name, and moments of those variables that a chain starts from their moments."""
+    """Conditionals by name, and the moments of those variables that are followed."""
 
-    def __init__(self, conditionals: Mapping[str, Conditional], learned: Iterable[str] = ()):
+    def __init__(self, conditionals: Mapping[str, Conditional], followed: Iterable[str] = ()):
         super().__init__()
         self.conditionals = nn.ModuleDict(conditionals)
-        self.moments = nn.ModuleDict({v: Moments(conditionals[v].shape) for v in learned})
+        self.moments = nn.ModuleDict({v: Moments(conditionals[v].shape) for v in followed})
 
     def __getitem__(self, name: str) -> Conditional:
         return self.conditionals[name]
@@ -206,7 +222,7 @@ class Graph(nn.Module):
 
 
 def build_graph(
-    variables: Mapping[str, Mapping], networks: Mapping[str, Mapping], learned: Iterable[str] = ()
+    variables: Mapping[str, Mapping], networks: Mapping[str, Mapping], followed: Iterable[str] = ()
 ) -> Graph:
     """A graph from plain arguments.
 
@@ -215,19 +231,19 @@ def build_graph(
             "prior" and "head"}.  A head is {"network": name, "shape": [...]}, the second being the shape of the summed
             features.  A network named with a trailing ".T" is the transpose of the linear one of that name.
         networks: name -> description for `build_message`.
-        learned: the variables that a chain starts from their moments.
+        followed: the variables whose moments are followed.
 
     Raises:
         ValueError: an unknown neighbour, network or option, named; moments of what is no Gaussian; a variable called `AGE`.
     """
     if AGE in variables:
         raise ValueError(f"a variable is called {AGE!r}, which critics hear beside the variables: choose another name")
-    if bad := sorted(v for v in learned if variables.get(v, {}).get("family") != "gaussian"):
+    if bad := sorted(v for v in followed if variables.get(v, {}).get("family") != "gaussian"):
         raise ValueError(f"a chain starts {', '.join(bad)} from moments, which are a Gaussian variable's alone")
     shapes = {name: tuple(variable["shape"]) for name, variable in variables.items()}
     tied: dict[str, Linear] = {}
     made = {v: _conditional(v, dict(options), shapes, networks, tied) for v, options in variables.items()}
-    return Graph(made, learned)
+    return Graph(made, followed)
 
 
 def _conditional(name: str, options: dict, shapes: Mapping, networks: Mapping, tied: dict) -> Conditional:

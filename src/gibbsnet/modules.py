@@ -134,11 +134,13 @@ class GibbsNet(LightningModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.clamped, self.unclamped = build_chain(**chains["clamped"]), build_chain(**chains["unclamped"])
+        self.game = Game(**game)
+        gaussian = [v for v in self.latents if graph.get(v, {}).get("family") == "gaussian"]
+        self.whitened = gaussian if self.game.whiten else []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "weights"))
-            self.graph = build_graph(graph, networks, self.unclamped.learned)
+            self.graph = build_graph(graph, networks, dict.fromkeys([*self.unclamped.learned, *self.whitened]))
             self.critics = build_critics(critics, graph, networks)
-        self.game = Game(**game)
         self.supervised = {v: o for v, o in (supervised or {}).items() if o["known"] or o["dreams"]}
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -166,6 +168,8 @@ class GibbsNet(LightningModule):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
+        if self.game.whiten and not self.whitened:
+            raise ValueError(f"game.whiten={self.game.whiten}, but no latent is a Gaussian: say 0.0")
         check_lessons(self.graph, self.clamped, self.supervised)
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
@@ -262,8 +266,16 @@ class GibbsNet(LightningModule):
         """The game between two chains' last states.  `spoken`: where the critics may read a variable at all, bool (B,)."""
         audible = self._audible(noise, len(real["x"]), step)
         audible = audible | {v: said & audible[v] if v in audible else said for v, said in spoken.items()}
-        missed = self._missed(self.graph, real).square().mean() if self.game.cycle else None
-        return self.game.play(self.critics, real, fake, *self._players, step, audible, missed)
+        return self.game.play(self.critics, real, fake, *self._players, step, audible, self._terms(real))
+
+    def _terms(self, real: State) -> dict[str, Tensor]:
+        """What stands beside the graph's loss, by the names of its weights in the game; `real`: the clamped chain's end."""
+        terms = {}
+        if self.game.cycle:
+            terms["cycle"] = self._missed(self.graph, real).square().mean()
+        if self.whitened:
+            terms["whiten"] = sum(self.graph.moments[v].divergence(real[v]) for v in self.whitened)
+        return terms
 
     def taught(self, outcome: Outcome, batch: State, real: State, fake: State) -> Outcome:
         """The game's outcome with the supervised terms, where there are any: the graph's gradient of their sum added."""
