@@ -171,21 +171,24 @@ class Moments(nn.Module):
         """
         d = len(self.first)
         with torch.autocast(value.device.type, enabled=False):
-            z, m = value.to(self.first.dtype).flatten(1), self.first
-            covariance = self.second - m.outer(m)
-            precision = torch.linalg.inv(covariance)
-            now = (self.second.diagonal().sum() - d - covariance.logdet()) / (2 * d)
-            push = (z - z @ precision) / 2 + precision @ m
+            root = self._root()
+            precision, logdet = torch.cholesky_inverse(root), 2 * root.diagonal().log().sum()
+            now = (self.second.diagonal().sum() - d - logdet) / (2 * d)
+            z = value.to(root.dtype).flatten(1)
+            push = (z - z @ precision) / 2 + precision @ self.first
             change = (push * z).sum(1).mean() / d
             return now + change - change.detach()
 
     def draw(self, batch: int, noise: Noise) -> Tensor:
         """Draws (batch, *shape)."""
         with torch.autocast(self.first.device.type, enabled=False):
-            root, failed = torch.linalg.cholesky_ex(self.second - self.first.outer(self.first))
-            # A check would wait for the device; what is not finite shows in the losses.
-            root = torch.where(failed == 0, root, torch.nan)
+            root = self._root()
             return (self.first + noise.normal((batch, len(root)), root.dtype) @ root.T).unflatten(1, self.shape)
+
+    def _root(self) -> Tensor:
+        """L with L L^T = C; NaN where C is no covariance: a check would wait for the device, and this shows in the losses."""
+        root, failed = torch.linalg.cholesky_ex(self.second - self.first.outer(self.first))
+        return torch.where(failed == 0, root, torch.nan)
 
 
 def _exact(x: Tensor) -> Tensor:
