@@ -114,7 +114,7 @@ def test_a_warned_job_is_queued_again_and_ends_where_an_undisturbed_one_ends(clu
     assert last.stat().st_mtime_ns > written
     assert_same(run, whole)
     said = (cluster.folder / f"{job}.out").read_text()
-    assert said.count(f"job {job} goes back into the queue") == 2, (
+    assert said.count(f"job {job} is to go back into the queue") == 2, (
         "one rank alone says and does it; the output goes on in one file"
     )
 

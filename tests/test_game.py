@@ -207,6 +207,7 @@ def test_scores_and_losses_are_told():
         (dict(lazy=0), "lazy is an interval"),
         (dict(cycle=-1.0), "cycle is a weight >= 0: got -1.0"),
         (dict(whiten=float("nan")), "whiten is a weight >= 0: got nan"),
+        (dict(whiten=float("inf")), "whiten is a weight >= 0: got inf"),
         (dict(gamma={"x": -1.0}), "gamma must be >= 0: got {'x': -1.0}"),
     ],
 )

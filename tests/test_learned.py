@@ -1,4 +1,4 @@
-"""A start that follows the clamped chain, and a number of sweeps that rises."""
+"""Moments that follow the clamped chain: a start from them, a pull on them; and a number of sweeps that rises."""
 
 import pytest
 import torch
@@ -151,6 +151,11 @@ def test_moments_are_exact_under_bf16():
     with torch.autocast("cpu", torch.bfloat16):
         real, fake, _ = m.pairs(values, Noise(3))
         moments = m.graph.moments["z"].of(real["z"])
+        m.graph.moments["z"].follow(*moments)
+        leaf = real["z"].detach().requires_grad_()
+        (pull,) = torch.autograd.grad(m.graph.moments["z"].divergence(leaf), leaf)
+    (exactly,) = torch.autograd.grad(m.graph.moments["z"].divergence(leaf), leaf)
+    assert pull.any() and torch.equal(pull, exactly)
     assert all(part.dtype == torch.float32 for part in moments) and fake["z"].isfinite().all()
     z = real["z"].double()
     assert torch.allclose(moments[1].double(), z.T @ z / len(z), rtol=1e-5, atol=1e-6)
@@ -160,7 +165,14 @@ def test_moments_that_are_no_covariance_give_no_numbers():
     m = module("gibbsnet", "ring", "chains.unclamped.learned=[z]")
     moments = m.graph.moments["z"]
     moments.second.copy_(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
-    assert moments.draw(B, Noise(0)).isnan().any()
+    assert moments.draw(B, Noise(0)).isnan().any() and moments.divergence(normal(B, 2)).isnan()
+
+
+def test_a_pull_on_no_gaussian_is_refused():
+    config = load(["model=gibbsnet", "data=ring", "game.whiten=0.5"])
+    config["graph"]["z"] = {"shape": [2], "family": "bernoulli", "hears": config["graph"]["z"]["hears"]}
+    with pytest.raises(ValueError, match=r"game.whiten=0.5, but no latent is a Gaussian"):
+        build(config, (2,))
 
 
 def test_the_pairing_rule_holds():

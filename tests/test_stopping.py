@@ -73,7 +73,7 @@ def test_a_warned_job_is_queued_again(tmp_path, quick, monkeypatch, capsys, scon
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert train_until(13, signal.SIGUSR1, monkeypatch, [f"run={run}", *quick]) == 128 + signal.SIGUSR1
-    assert capsys.readouterr().out.splitlines()[-1] == f"{run}: SIGUSR1 at step 14; job 17 goes back into the queue"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{run}: SIGUSR1 at step 14; job 17 is to go back into the queue"
     assert asked() == ["requeue 17"]
     assert train_until(16, signal.SIGTERM, monkeypatch, [f"run={run}", *quick]) == 128 + signal.SIGTERM
     assert asked() == ["requeue 17"], "whoever ends a job decides whether it goes on"
@@ -84,7 +84,7 @@ def test_a_task_of_an_array_is_queued_again_alone(monkeypatch, scontrol, capsys)
     for name, value in (("JOB_ID", "20"), ("ARRAY_JOB_ID", "17"), ("ARRAY_TASK_ID", "3")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     cluster.go_on(signal.SIGUSR1, "stopped")
-    assert capsys.readouterr().out == "stopped; job 17_3 goes back into the queue\n"
+    assert capsys.readouterr().out == "stopped; job 17_3 is to go back into the queue\n"
     assert asked() == ["requeue 17_3"]
 
 
@@ -93,7 +93,7 @@ def test_the_request_is_told_though_it_ends_the_job_at_once(monkeypatch, scontro
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     code = "import signal; from gibbsnet import cluster; cluster.go_on(signal.SIGUSR1, 'stopped')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "stopped; job 17 goes back into the queue\n")
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "stopped; job 17 is to go back into the queue\n")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,8 @@ def test_a_refusal_is_told(monkeypatch, scontrol, capsys, answer, reason):
     scontrol(answer)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     cluster.go_on(signal.SIGUSR1, "stopped")
-    said = capsys.readouterr().out.splitlines()[-1]
+    before, said = capsys.readouterr().out.splitlines()
+    assert before == "stopped; job 17 is to go back into the queue"
     assert "not queued again" in said and reason in said and "submit it again" in said
 
 

@@ -34,9 +34,9 @@ def job() -> str | None:
 
 
 def go_on(caught: signal.Signals, stopped: str) -> None:
-    """Says how a training that a signal stopped goes on, and sees to it where that is its own task; `stopped`: what happened.
+    """Says how a training that a signal stopped goes on, and queues its job again where that is up to us; `stopped`: by what.
 
-    SIGUSR1 is a job's warning that its time is nearly up: the job is queued again, whence only one process may call this.
+    SIGUSR1 is a job's warning that its time is nearly up: the job is queued again, so only one process may call this.
     After SIGTERM whoever sent it decides: a preempted job is queued again by SLURM, a cancelled one is not wanted.
     """
     number = job()
@@ -44,7 +44,7 @@ def go_on(caught: signal.Signals, stopped: str) -> None:
         print(f"{stopped}; the same command goes on from there", flush=True)
         return
     # Said before it is done: that the request is granted is the end of the job, and of its output.
-    print(f"{stopped}; job {number} goes back into the queue", flush=True)
+    print(f"{stopped}; job {number} is to go back into the queue", flush=True)
     if refused := _requeue(number):
         print(f"job {number} is not queued again ({refused}), submit it again", flush=True)
 

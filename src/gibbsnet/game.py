@@ -6,7 +6,7 @@ A critic scores pairs, s_c those of the clamped chain and s_u those of the uncla
     relativistic     critic  softplus(-(s_c - s_u))              graph  softplus(s_c - s_u)
 
 Two terms may stand beside the graph's loss: a cycle loss, z ~ q(z|x) of the clamped chain (ALICE, Li et al. 2017,
-https://arxiv.org/abs/1709.01215), and one that keeps every Gaussian latent's moments over that chain, m and C, at its prior's:
+https://arxiv.org/abs/1709.01215), and one that pulls every Gaussian latent's moments over that chain, m and C, to its prior's:
 
     cycle * E |x - E[x|z]|^2 / dim  +  whiten * sum_z KL( N(m, C) || N(0, 1) ) / dim z
 
@@ -65,7 +65,7 @@ class Game:
         lazy: the penalty is taken every `lazy` steps, `lazy` times as strong (Karras et al. 2020, arXiv 1912.04958).
         rescale: whether one backward pass through the critic serves both players.
         cycle: weight of the cycle loss, >= 0.
-        whiten: weight of the latents' moments, >= 0.
+        whiten: weight of the divergence of the latents' moments, >= 0 (see `graph.Moments`).
     """
 
     loss: str = "nonsaturating"
@@ -83,7 +83,7 @@ class Game:
         if bad := {v: g for v, g in self.gamma.items() if g < 0}:
             raise ValueError(f"a penalty's gamma must be >= 0: got {bad}")
         for name in TERMS:
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
