@@ -177,8 +177,9 @@ class Moments(nn.Module):
             precision, logdet = torch.cholesky_inverse(root), 2 * root.diagonal().log().sum()
             now = (self.second.diagonal().sum() - d - logdet) / (2 * d)
             z = value.to(root.dtype).flatten(1)
-            push = (z - z @ precision) / 2 + precision @ self.first
-            change = (push * z).sum(1).mean() / d
+            with torch.no_grad():  # the slope itself: a backward pass under autocast would round a product
+                slope = (z - z @ precision + precision @ self.first) / d
+            change = (slope * z).sum(1).mean()
             return now + change - change.detach()
 
     def draw(self, batch: int, noise: Noise) -> Tensor:
