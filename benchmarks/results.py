@@ -19,7 +19,8 @@ from benchmarks.runs import finished, numbers, options, summary, table
 # of ALI and GibbsNet took 14 and 27 ms of one thread, the latter on a slower machine, HALI's 19 ms with matrix products in bf16
 # and 22 in fp32, at another time. Tuning used other seeds: on digits 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9
 # with a floor of .15 and 12,000 steps, on 12 to 14 with 14,000 steps in fp32, on 29 to 32 with a smaller critic, on 38 to 40
-# without whitening and on 44 and 45 with 13,800 steps, GibbsNet on 7 to 9 without persistent chains and on 17 to 19 with 12,000 steps.
+# without whitening and on 44 and 45 with 13,800 steps; GibbsNet on 7 to 9 without persistent chains and on 17 to 19 with
+# 12,000 steps.
 TABLES = {
     "digits": (
         "digits",
