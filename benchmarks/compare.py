@@ -10,13 +10,9 @@ is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from time import process_time
-
-import torch
 
 from benchmarks import runs
-from benchmarks.contenders import ready
+from benchmarks.contenders import clock
 from benchmarks.runs import command, finished, head, integer, matches, numbers, options, paired, summary, table
 from gibbsnet.config import load
 
@@ -81,24 +77,6 @@ def place(data: str, model: str, seed: int) -> Path:
     return Path("runs", "compare", data, model, str(seed))
 
 
-def clock(data: str, models: Sequence[str], rounds: int, calls: int = 50) -> dict[str, float]:
-    """CPU milliseconds of a training step, the median over rounds of A B C A B C ...; a mean over calls, for N is random."""
-    work, times = {}, {m: [] for m in models}
-    for m in models:
-        config = load(settings(data, m))
-        module = ready(config, tuple(config["data"]["shape"]), torch.device("cpu"))
-        x = torch.rand(config["data"]["batch_size"], *config["data"]["shape"]) * 2 - 1
-        work[m] = module, {"x": x}
-    for _ in range(rounds):
-        for m, (module, batch) in work.items():
-            start = process_time()
-            for _ in range(calls):
-                module._trainer.global_step += 1
-                module.training_step(batch)
-            times[m].append(1e3 * (process_time() - start) / calls)
-    return {m: median(t) for m, t in times.items()}
-
-
 def equal_time(ms: Mapping[str, float], steps: int) -> dict[str, int]:
     """Step counts, to the hundred, that take as long as `steps` of GibbsNet's."""
     return {m: round(steps * ms["gibbsnet"] / t / 100) * 100 for m, t in ms.items()}
@@ -152,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := sorted(set(models) - set(CONTENDERS)):
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(CONTENDERS)}")
     if rounds := integer("clock", chosen["clock"]):
-        ms = clock(data, models, rounds)
+        ms = clock({m: load(settings(data, m)) for m in models}, rounds)
         print(ms, equal_time(ms, load([f"experiment={data}"])["steps"]), sep="\n")
         return
     found = measure(data, models, seeds, more)

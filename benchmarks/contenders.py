@@ -1,10 +1,12 @@
 """The contenders of `benchmarks.step`: one call does the work once."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from statistics import median
+from time import process_time
 from types import SimpleNamespace
 
 import torch
@@ -62,6 +64,25 @@ def ready(config: dict, shape: tuple[int, ...], device: torch.device) -> GibbsNe
     module.optimizers = lambda: optimizer
     module._trainer = SimpleNamespace(world_size=1, global_rank=0, training=True, global_step=0)
     return module
+
+
+def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50) -> dict[str, float]:
+    """CPU milliseconds of a training step of each configuration, in its precision and one thread: the median over rounds of
+    A B C A B C ...; a mean over calls, for N is random."""
+    work, times = {}, {name: [] for name in configs}
+    for name, config in configs.items():
+        shape = tuple(config["data"]["shape"])
+        module = ready(config, shape, torch.device("cpu"))
+        work[name] = module, {"x": torch.rand(config["data"]["batch_size"], *shape) * 2 - 1}
+    for _ in range(rounds):
+        for name, (module, batch) in work.items():
+            start, half = process_time(), configs[name]["trainer"]["precision"] == "bf16-mixed"
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                for _ in range(calls):
+                    module._trainer.global_step += 1
+                    module.training_step(batch)
+            times[name].append(1e3 * (process_time() - start) / calls)
+    return {name: median(found) for name, found in times.items()}
 
 
 def contender(entry: Entry, module: GibbsNet, x: Tensor) -> Callable[[], None]:

@@ -3,7 +3,8 @@
 Trains and evaluates what the tables compare, several seeds each, holds the numbers against the floors they have to pass, and
 writes docs/results.json, docs/results.md, the part of README.md between its two marks, and docs/figures.  A run that is
 finished is not run again; an interrupted one goes on; some models alone join the others in the record.  Run folders:
-runs/<experiment>/<data>/<model>/<seed>/.
+runs/<experiment>/<data>/<model>/<seed>/.  With `clock=20` nothing is trained: prints the CPU milliseconds of every
+model's step, interleaved, 20 rounds in one thread, and what its steps come to.
 """
 
 import json
@@ -13,7 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.runs import finished, numbers, options, summary, table
+from benchmarks.contenders import clock
+from benchmarks.runs import finished, integer, numbers, options, summary, table
+from gibbsnet.config import load
 
 # experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: steps
 # of ALI and GibbsNet took 14 and 27 ms of one thread, the latter on a slower machine, HALI's 19 ms with matrix products in bf16
@@ -80,10 +83,24 @@ PICTURES = {"chain.png": "digits_gibbsnet_chain.png", "samples.png": "digits_gib
 MARKS = "<!-- results: written by python -m benchmarks.results -->", "<!-- end of results -->"
 
 
+def settings(experiment: str, model: str) -> list[str]:
+    """A model's command line, without its seed."""
+    data, models = TABLES[experiment]
+    return [f"experiment={experiment}", f"data={data}", f"model={model}", *models[model][0]]
+
+
 def run(experiment: str, model: str, seed: int) -> Path:
     """One finished and evaluated run."""
-    data, models = TABLES[experiment]
-    return finished([f"experiment={experiment}", f"data={data}", f"model={model}", *models[model][0], f"seed={seed}"])
+    return finished([*settings(experiment, model), f"seed={seed}"])
+
+
+def cost(experiment: str, rounds: int) -> list[str]:
+    """What training costs, a line for each model."""
+    configs = {m: load(settings(experiment, m)) for m in TABLES[experiment][1]}
+    ms = clock(configs, rounds)
+    return [
+        f"{experiment}/{m}: {t:.1f} ms a step, {configs[m]['steps'] * t / 1e3:.0f} CPU seconds" for m, t in ms.items()
+    ]
 
 
 def verdicts(floors: Sequence[str], seeds: Sequence[Mapping[str, float]]) -> dict[str, int]:
@@ -178,12 +195,15 @@ def show() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen, wanted = options(arguments, models="")
+    chosen, wanted = options(arguments, models="", clock="0")
     only = chosen["models"].split(",") if chosen["models"] else []
     if unknown := sorted(set(wanted) - set(TABLES)):
         raise SystemExit(f"unknown experiment {unknown[0]!r}: expected some of {', '.join(TABLES)}")
     if unknown := sorted(set(only) - {m for e in wanted or TABLES for m in TABLES[e][1]}):
         raise SystemExit(f"models={unknown[0]}: expected some of those that the experiments compare")
+    if rounds := integer("clock", chosen["clock"]):
+        print(*(line for e in wanted or TABLES for line in cost(e, rounds)), sep="\n")
+        return
     record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}
     for experiment in [e for e in wanted or TABLES if not only or {*only} & TABLES[e][1].keys()]:

@@ -9,7 +9,9 @@ from conftest import ROOT
 
 from benchmarks import results, scale, soak, step
 from benchmarks.alternating import Alternating
-from benchmarks.contenders import LOOP, REST, Entry, batch_of, contender, entries, module_of
+from benchmarks.contenders import LOOP, REST, Entry, batch_of, clock, contender, entries, module_of
+from gibbsnet.config import load
+from gibbsnet.modules import GibbsNet
 
 CPU = torch.device("cpu")
 
@@ -101,6 +103,24 @@ def test_what_the_tables_show_was_made_as_they_would_make_it_today():
     record = json.loads((ROOT / "docs" / "results.json").read_text())
     today = {e: {m: results.made(e, m) for m in models} for e, (_, models) in results.TABLES.items()}
     assert {e: found["made"] for e, found in record.items()} == today
+
+
+def test_the_tables_cost_is_that_of_their_steps(monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(results, "clock", lambda configs, rounds: asked.update(configs) or dict.fromkeys(configs, 20.0))
+    results.main(["digits", "clock=3"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"digits/{m}: 20.0 ms a step, {config['steps'] / 50:.0f} CPU seconds" for m, config in asked.items()
+    ]
+    assert asked["hali"]["trainer"]["precision"] == "bf16-mixed" and asked["ali"]["steps"] == 15200
+
+
+def test_a_clock_runs_every_configuration_s_steps(monkeypatch):
+    configs = {m: load([f"model={m}", "data=ring"]) for m in ("ali", "gibbsnet")}
+    steps = []
+    monkeypatch.setattr(GibbsNet, "training_step", lambda self, batch: steps.append(len(batch["x"])))
+    found = clock(configs, rounds=3, calls=2)
+    assert steps == [128] * 12 and found.keys() == {"ali", "gibbsnet"} and min(found.values()) >= 0
 
 
 def test_some_models_alone_join_those_that_would_be_made_the_same_way(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import approach, compare, fill, labels, runs, settle, stability
+from benchmarks import approach, compare, fill, labels, results, runs, settle, stability
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
@@ -219,6 +219,7 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
         (compare, ["ring", "sedes=1"], "unknown key 'sedes'"),
         (compare, ["ring", "seeds=a"], "seeds=a: expected an integer"),
         (compare, ["ring", "clock=a"], "clock=a"),
+        (results, ["digits", "clock=a"], "clock=a"),
         (stability, ["models=n7"], "models=n7"),
         (stability, ["seeds=1,"], "seeds=: expected an integer"),
         (labels, ["run=none", "samples=abc"], "samples=abc: expected an integer"),
