@@ -69,6 +69,7 @@ def ready(config: dict, shape: tuple[int, ...], device: torch.device) -> GibbsNe
 def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50) -> dict[str, float]:
     """CPU milliseconds of a training step of each configuration, in its precision and one thread: the median over rounds of
     A B C A B C ...; a mean over calls, for N is random."""
+    torch.set_num_threads(1)
     work, times = {}, {name: [] for name in configs}
     for name, config in configs.items():
         shape = tuple(config["data"]["shape"])

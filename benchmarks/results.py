@@ -94,9 +94,9 @@ def run(experiment: str, model: str, seed: int) -> Path:
     return finished([*settings(experiment, model), f"seed={seed}"])
 
 
-def cost(experiment: str, rounds: int) -> list[str]:
+def cost(experiment: str, rounds: int, only: Sequence[str] = ()) -> list[str]:
     """What training costs, a line for each model."""
-    configs = {m: load(settings(experiment, m)) for m in TABLES[experiment][1]}
+    configs = {m: load(settings(experiment, m)) for m in TABLES[experiment][1] if m in (only or TABLES[experiment][1])}
     ms = clock(configs, rounds)
     return [
         f"{experiment}/{m}: {t:.1f} ms a step, {configs[m]['steps'] * t / 1e3:.0f} CPU seconds" for m, t in ms.items()
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := sorted(set(only) - {m for e in wanted or TABLES for m in TABLES[e][1]}):
         raise SystemExit(f"models={unknown[0]}: expected some of those that the experiments compare")
     if rounds := integer("clock", chosen["clock"]):
-        print(*(line for e in wanted or TABLES for line in cost(e, rounds)), sep="\n")
+        print(*(line for e in wanted or TABLES for line in cost(e, rounds, only)), sep="\n")
         return
     record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}

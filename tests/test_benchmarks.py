@@ -113,6 +113,8 @@ def test_the_tables_cost_is_that_of_their_steps(monkeypatch, capsys):
         f"digits/{m}: 20.0 ms a step, {config['steps'] / 50:.0f} CPU seconds" for m, config in asked.items()
     ]
     assert asked["hali"]["trainer"]["precision"] == "bf16-mixed" and asked["ali"]["steps"] == 15200
+    results.main(["digits", "clock=3", "models=ali"])
+    assert capsys.readouterr().out == "digits/ali: 20.0 ms a step, 304 CPU seconds\n"
 
 
 def test_a_clock_runs_every_configuration_s_steps(monkeypatch):
