@@ -80,8 +80,9 @@ def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50) -> dict[str
             start, half = process_time(), configs[name]["trainer"]["precision"] == "bf16-mixed"
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 for call in range(calls):
-                    early = configs[name]["steps"] // calls * call
-                    module._trainer.global_step = early - early % 100 + done * calls + call  # every lazy-th step has penalties
+                    # From all of the run, and one after the other, so that every lazy-th has penalties.
+                    early = configs[name]["steps"] * call // calls // 100 * 100
+                    module._trainer.global_step = early + done * calls + call
                     module.training_step(batch)
             times[name].append(1e3 * (process_time() - start) / calls)
     return {name: median(found) for name, found in times.items()}

@@ -125,6 +125,16 @@ def test_a_clock_runs_every_configuration_s_steps(monkeypatch):
     assert steps == [128] * 12 and found.keys() == {"ali", "gibbsnet"} and min(found.values()) >= 0
 
 
+def test_a_clock_s_steps_are_of_the_whole_run_and_lazy_ones_as_often_as_they_are(monkeypatch):
+    """N may rise as training goes, and every `lazy`-th step has penalties."""
+    at = []
+    monkeypatch.setattr(GibbsNet, "training_step", lambda self, batch: at.append(self.trainer.global_step))
+    clock({"gibbsnet": load(["data=ring", "steps=2000"])}, rounds=2, calls=40)
+    first, second = at[:40], at[40:]
+    assert first == sorted(first) and first[0] == 0 and 1900 <= first[-1] < 2000
+    assert [b - a for a, b in zip(first, second, strict=True)] == [40] * 40 and [s % 4 for s in at] == [0, 1, 2, 3] * 20
+
+
 def test_some_models_alone_join_those_that_would_be_made_the_same_way(monkeypatch):
     monkeypatch.setattr(results, "run", lambda experiment, model, seed: (model, seed))
     monkeypatch.setattr(results, "numbers", lambda run: {"samples/class_score": float(run[1])})
