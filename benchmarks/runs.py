@@ -65,11 +65,11 @@ def trained(settings: Sequence[str]) -> dict:
     """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
 
     Raises:
-        SystemExit: a setting that there is not, in one line.
+        SystemExit: a setting that there is not, or a folder of another configuration, in one line.
     """
     with in_one_line():
         config = load([*settings, "tracking.mode=disabled"])
-    train(config)
+        train(config)
     return config
 
 

@@ -236,6 +236,13 @@ def test_what_is_not_there_is_one_line(command, arguments, words):
     assert "\n" not in str(said.value)
 
 
+def test_a_folder_of_another_configuration_is_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text(json.dumps(load(["data=ring", f"run={tmp_path}"])))
+    with pytest.raises(SystemExit, match="another configuration .steps.") as said:
+        runs.trained(["data=ring", f"run={tmp_path}", "steps=7"])
+    assert "\n" not in str(said.value)
+
+
 @pytest.mark.parametrize("latents, classes, words", [(["z1", "z2"], 8, "the latents z1, z2"), (["z"], 0, "no classes")])
 def test_an_approach_is_of_one_latent_and_goes_between_classes(monkeypatch, latents, classes, words):
     data = SimpleNamespace(data=SimpleNamespace(name="mine", classes=classes), shape=(2,), digest=None)
