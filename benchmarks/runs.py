@@ -182,6 +182,16 @@ def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure:
     palette = colours(list(columns))
     figure = over_steps(Comparison("", data, runs), palette)
     handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]
-    options = {"ncols": min(len(handles), 6), "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
-    figure.legend(handles=handles, loc="outside lower center", **options)
+    legend = {
+        "handles": handles,
+        "loc": "outside lower center",
+        "frameon": False,
+        "fontsize": 8.5,
+        "labelcolor": plots.MUTED,
+    }
+    for beside in range(min(len(handles), 6), 0, -1):  # as many as fit between the edges
+        drawn = figure.legend(**legend, ncols=beside)
+        if drawn.get_window_extent().width <= figure.bbox.width or beside == 1:
+            break
+        drawn.remove()
     return figure

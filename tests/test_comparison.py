@@ -202,6 +202,16 @@ def test_a_picture_whose_runs_are_not_here_stays(tmp_path, capsys):
     assert "none.json is not here" in capsys.readouterr().out and not (tmp_path / "curves.png").exists()
 
 
+@pytest.mark.parametrize("name", ["a", "a name of some length (switch rate 0.50)", "long " * 60])
+def test_a_legend_ends_within_its_picture_if_a_name_can(name):
+    metrics = {"chain": {str(i): {"share": 0.5} for i in (0, 1)}}
+    figure = runs.curves("ring", {f"{name} {k}": [metrics] for k in range(7)})
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.legends) == 1 and len(figure.legends[0].get_texts()) == 7
+    assert name.startswith("long") or figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
 def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     stability.main(["data=ring", "seeds=1", "models=n0,unshared,learned", "steps=4", *short])
     record = json.loads((tmp_path / "docs/stability.json").read_text())["ring"]
@@ -239,7 +249,7 @@ def test_what_is_not_there_is_one_line(command, arguments, words):
 def test_a_folder_of_another_configuration_is_one_line(tmp_path):
     settings = ["data=ring", f"run={tmp_path}", "steps=1", "trainer.progress=false"]
     runs.trained(settings)
-    with pytest.raises(SystemExit, match="another configuration .steps.") as said:
+    with pytest.raises(SystemExit, match=r"another configuration \(steps\)") as said:
         runs.trained([*settings, "steps=2"])
     assert "\n" not in str(said.value)
 
