@@ -75,17 +75,20 @@ def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50) -> dict[str
         shape = tuple(config["data"]["shape"])
         module = ready(config, shape, torch.device("cpu"))
         work[name] = module, {"x": torch.rand(config["data"]["batch_size"], *shape) * 2 - 1}
-    for done in range(rounds):
-        for name, (module, batch) in work.items():
-            start, half = process_time(), configs[name]["trainer"]["precision"] == "bf16-mixed"
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                for call in range(calls):
-                    # From all of the run, and one after the other, so that every lazy-th has penalties.
-                    early = configs[name]["steps"] * call // calls // 100 * 100
-                    module._trainer.global_step = early + done * calls + call
-                    module.training_step(batch)
-            times[name].append(1e3 * (process_time() - start) / calls)
+    for done, (name, (module, batch)) in product(range(rounds), work.items()):
+        start, half = process_time(), configs[name]["trainer"]["precision"] == "bf16-mixed"
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            for call in range(calls):
+                module._trainer.global_step = _spread(configs[name], done / rounds, call, calls)
+                module.training_step(batch)
+        times[name].append(1e3 * (process_time() - start) / calls)
     return {name: median(found) for name, found in times.items()}
+
+
+def _spread(config: Mapping, shift: float, call: int, calls: int) -> int:
+    """The training step of a call: each from its own part of the run, `shift` of the way into it; every lazy-th has penalties."""
+    lazy = config["game"]["lazy"]
+    return min(int((call + shift) / calls * config["steps"]) // lazy * lazy + call % lazy, config["steps"] - 1)
 
 
 def contender(entry: Entry, module: GibbsNet, x: Tensor) -> Callable[[], None]:
