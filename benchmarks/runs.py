@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gibbsnet import plots
+from gibbsnet.__main__ import clear
 from gibbsnet.config import ConfigError, folder, load
 from gibbsnet.evaluate import evaluate
 from gibbsnet.report.charts import colours, over_steps
@@ -54,18 +55,20 @@ def integer(key: str, value: str) -> int:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """What cannot be used ends the command, and is said in one line."""
+    """What cannot be used ends the command, and is said in one line, as `python -m gibbsnet` says it."""
     try:
         yield
-    except ConfigError as error:
-        raise SystemExit(str(error)) from error
+    except (ValueError, OSError, RuntimeError) as error:
+        if not (isinstance(error, ConfigError) or clear(error)):
+            raise
+        raise SystemExit(" ".join(str(error).split())) from error
 
 
 def trained(settings: Sequence[str]) -> dict:
     """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
 
     Raises:
-        SystemExit: a setting that there is not, or a folder of another configuration, in one line.
+        SystemExit: what cannot be trained, or a folder of another configuration, in one line.
     """
     with in_one_line():
         config = load([*settings, "tracking.mode=disabled"])
@@ -77,7 +80,8 @@ def finished(settings: Sequence[str]) -> Path:
     """The folder of a run that is trained and evaluated."""
     config = trained(settings)
     if not (folder(config) / "metrics.json").exists():
-        evaluate(config)
+        with in_one_line():
+            evaluate(config)
     return folder(config)
 
 

@@ -255,6 +255,12 @@ def test_a_folder_of_another_configuration_is_one_line(tmp_path):
     assert "\n" not in str(said.value)
 
 
+def test_a_game_that_cannot_be_trained_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="ALI is trained without further sweeps") as said:
+        runs.finished(["model=ali", "chains.unclamped.steps=1", f"run={tmp_path}"])
+    assert "\n" not in str(said.value)
+
+
 @pytest.mark.parametrize("latents, classes, words", [(["z1", "z2"], 8, "the latents z1, z2"), (["z"], 0, "no classes")])
 def test_an_approach_is_of_one_latent_and_goes_between_classes(monkeypatch, latents, classes, words):
     data = SimpleNamespace(data=SimpleNamespace(name="mine", classes=classes), shape=(2,), digest=None)
