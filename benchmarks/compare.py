@@ -19,7 +19,7 @@ from gibbsnet.config import load
 DATA = ("ring", "grid", "digits", "mnist")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
-YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # as published
+YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 # Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there.
 CONTENDERS = {
     "ali": [*ALI, "size.floor={own}"],
