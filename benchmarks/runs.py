@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from gibbsnet import plots
 from gibbsnet.__main__ import clear
-from gibbsnet.config import ConfigError, folder, load
+from gibbsnet.config import folder, load
 from gibbsnet.evaluate import evaluate
 from gibbsnet.report.charts import colours, over_steps
 from gibbsnet.report.runs import Run
@@ -59,7 +59,7 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
-        if not (isinstance(error, ConfigError) or clear(error)):
+        if not clear(error):
             raise
         raise SystemExit(" ".join(str(error).split())) from error
 
@@ -186,15 +186,9 @@ def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure:
     palette = colours(list(columns))
     figure = over_steps(Comparison("", data, runs), palette)
     handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]
-    legend = {
-        "handles": handles,
-        "loc": "outside lower center",
-        "frameon": False,
-        "fontsize": 8.5,
-        "labelcolor": plots.MUTED,
-    }
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
     for beside in range(min(len(handles), 6), 0, -1):  # as many as fit between the edges
-        drawn = figure.legend(**legend, ncols=beside)
+        drawn = figure.legend(handles=handles, ncols=beside, **style)
         if drawn.get_window_extent().width <= figure.bbox.width or beside == 1:
             break
         drawn.remove()

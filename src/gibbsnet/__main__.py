@@ -124,7 +124,7 @@ def _first() -> bool:
 
 def clear(error: Exception) -> bool:
     """Whether an error was raised by this project to be read by its user, as its own ValueErrors and the system's are."""
-    if isinstance(error, OSError):
+    if isinstance(error, ConfigError | OSError):
         return True
     trace = error.__traceback__
     while trace and trace.tb_next:
