@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 from types import SimpleNamespace
 
 import torch
@@ -66,23 +66,34 @@ def ready(config: dict, shape: tuple[int, ...], device: torch.device) -> GibbsNe
     return module
 
 
-def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50) -> dict[str, float]:
-    """CPU milliseconds of a training step of each configuration, in its precision and one thread: the median over rounds of
-    A B C A B C ...; a mean over calls spread over the whole run, for N is random and may rise."""
+def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50, device: str = "cpu") -> dict[str, float]:
+    """Milliseconds of a training step of each configuration, in its precision and one thread: the median over rounds of
+    A B C A B C ...; a mean over calls spread over the whole run, for N is random and may rise.
+
+    On a CPU they are CPU milliseconds; on a GPU those that pass until it is done, so nothing else should run on it."""
     torch.set_num_threads(1)
+    device = torch.device(device)
     work, times = {}, {name: [] for name in configs}
     for name, config in configs.items():
         shape = tuple(config["data"]["shape"])
-        module = ready(config, shape, torch.device("cpu"))
-        work[name] = module, {"x": torch.rand(config["data"]["batch_size"], *shape) * 2 - 1}
+        module = ready(config, shape, device)
+        work[name] = module, {"x": (torch.rand(config["data"]["batch_size"], *shape) * 2 - 1).to(device)}
     for done, (name, (module, batch)) in product(range(rounds), work.items()):
-        start, half = process_time(), configs[name]["trainer"]["precision"] == "bf16-mixed"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        start, half = _now(device), configs[name]["trainer"]["precision"] == "bf16-mixed"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             for call in range(calls):
                 module._trainer.global_step = _spread(configs[name], done / rounds, call, calls)
                 module.training_step(batch)
-        times[name].append(1e3 * (process_time() - start) / calls)
+        times[name].append(1e3 * (_now(device) - start) / calls)
     return {name: median(found) for name, found in times.items()}
+
+
+def _now(device: torch.device) -> float:
+    """Seconds: this process's on a CPU, the clock's on a GPU, once that has done what it was given."""
+    if device.type == "cpu":
+        return process_time()
+    torch.cuda.synchronize(device)
+    return perf_counter()
 
 
 def _spread(config: Mapping, shift: float, call: int, calls: int) -> int:

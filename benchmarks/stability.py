@@ -18,7 +18,7 @@ from gibbsnet.config import folder
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate
 from gibbsnet.prepare import datamodule, prepare
-from gibbsnet.train import load_run
+from gibbsnet.train import device, load_run
 
 CHAIN = "chains.unclamped"
 YOUNG = [f"{CHAIN}.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew with every batch
@@ -62,7 +62,7 @@ def place(data: str, variant: str, seed: int) -> Path:
 def score(config: Mapping) -> dict:
     """metrics.json's numbers at every i of GRID."""
     data, wanted = datamodule(config), config["evaluation"]
-    module = load_run(folder(config), config, data.shape, data.digest)
+    module = load_run(folder(config), config, data.shape, data.digest).to(device(config["trainer"]))
     options = {"seed": wanted["seed"], "samples": wanted["samples"], "steps": GRID, "inception": None}
     return evaluate(module, data.data, prepare(config), **options)
 

@@ -13,7 +13,7 @@ from .evaluation import evaluate as score
 from .files import replace
 from .modules import build
 from .prepare import datamodule, prepare
-from .train import load_run
+from .train import device, load_run
 
 
 def evaluate(config: Mapping) -> dict:
@@ -25,6 +25,7 @@ def evaluate(config: Mapping) -> dict:
     run, wanted = folder(config), config["evaluation"]
     data, judge = datamodule(config), prepare(config)
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
+    module.to(device(config["trainer"]))
     metrics = score(
         module,
         data.data,

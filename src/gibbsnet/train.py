@@ -242,6 +242,14 @@ def tracker(run: Path, config: Mapping):
     )
 
 
+def device(options: Mapping) -> torch.device:
+    """Where a trained module is scored: on the GPU, where there is one and `trainer.accelerator` does not say otherwise; of
+    several the one whose number torchrun gave to this process."""
+    if options["accelerator"] not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
 def load_run(run: Path, config: Mapping, shape: tuple[int, ...], digest: str | None = None) -> GibbsNet:
     """The trained module of a run: its best checkpoint's weights.
 

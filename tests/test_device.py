@@ -1,0 +1,46 @@
+"""Where a trained module is scored; and, on a machine with a GPU, that it can be trained and scored there."""
+
+import json
+
+import pytest
+import torch
+
+from gibbsnet.__main__ import main
+from gibbsnet.train import device
+
+
+@pytest.mark.parametrize(
+    "accelerator, gpus, rank, expected",
+    [
+        ("auto", 1, None, "cuda:0"),
+        ("gpu", 4, "2", "cuda:2"),
+        ("cuda", 1, "3", "cuda:0"),
+        ("cpu", 1, None, "cpu"),
+        ("auto", 0, "1", "cpu"),
+        ("gpu", 0, None, "cpu"),  # trained on a GPU elsewhere, scored here
+    ],
+)
+def test_a_module_is_scored_on_this_process_s_gpu_if_there_is_one_and_may_be_used(
+    accelerator, gpus, rank, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert device({"accelerator": accelerator}) == torch.device(expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(
+    "setting", ["model=gibbsnet", "model=hali", "experiment=labels", "trainer.precision=bf16-mixed"]
+)
+def test_a_gpu_trains_and_scores(setting, quick, tmp_path):
+    own = [s for s in quick if not s.startswith("trainer.accelerator")]
+    assert main(["train", "data=digits", setting, *own, f"run={tmp_path}/r"]) == 0
+    assert main(["evaluate", f"run={tmp_path}/r"]) == 0
+    found = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert 1 <= found["samples"]["class_score"] <= 10
+    assert (
+        json.loads((tmp_path / "r" / "train.json").read_text())["peak_memory_mib"] < 2000
+    )  # the allocator's, not the process's
