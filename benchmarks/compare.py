@@ -44,9 +44,9 @@ DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 1200
           "gibbsnet_cut": 13400, "untied": 8000}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cut": 11600, "untied": 6400}  # fmt: skip
-# Of milliseconds on a GPU; a tenth of the published recipe's 200,000.
-CIFAR10 = {"ali": 29500, "ali_floor": 29500, "ali_cycle": 24900, "gibbsnet": 20000, "gibbsnet_persistent": 12300,
-           "gibbsnet_cut": 22600, "untied": 11100}  # fmt: skip
+# Of milliseconds on a GPU; a twentieth of the published recipe's 200,000.
+CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 10000, "gibbsnet_persistent": 6200,
+           "gibbsnet_cut": 11300, "untied": 5600}  # fmt: skip
 STEPS = {"ring": RING, "grid": GRID, "digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR10}
 EVERYWHERE = [
     "latent/*/probe_accuracy", "latent/*/non_gaussianity", "chain/switch_rate", "reconstruction/*/mse",
