@@ -115,3 +115,12 @@ def test_what_would_train_other_weights_is_told_from_circumstances():
 
 def test_leaves_are_dotted_keys():
     assert dict(leaves({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_a_run_that_is_older_than_a_key_of_evaluation_takes_its_default():
+    old = load(["evaluation.samples=77"])
+    del old["evaluation"]["split"]
+    assert load([], into=old)["evaluation"] == {**old["evaluation"], "split": "test"}
+    assert load(["evaluation.split=validation"], into=old)["evaluation"]["split"] == "validation"
+    with pytest.raises(ConfigError, match=r"evaluation\.split.*expected test or validation"):
+        load(["evaluation.split=train"], into=old)

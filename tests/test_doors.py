@@ -50,6 +50,10 @@ def test_the_whole_road_on_digits(tmp_path, quick, capsys):
         assert (run / "figures" / f"{name}.png").stat().st_size > 1000, name
     assert main(["evaluate", f"run={run}"]) == 0
     assert (run / "metrics.json").read_bytes() == metrics, "the same weights and seed give the same bytes"
+    pictures = {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()}
+    assert main(["evaluate", f"run={run}", "evaluation.split=validation"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()} == pictures
+    assert (run / "metrics.json").read_bytes() == metrics != (run / "metrics_validation.json").read_bytes()
     assert main(["sample", f"run={run}", "chains.unclamped.steps=5", "mode=dreaming"]) == 0
     assert (run / "samples" / "chain.png").exists()
     assert main(["report", "runs", "out=reports"]) == 0

@@ -438,6 +438,20 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(digits, ju
     assert other["samples"]["class_frechet"] != perfect["samples"]["class_frechet"]
 
 
+def test_tuning_reads_neither_the_test_split_nor_fits_the_validation_split(digits, judge):
+    """Altered test images change nothing; validation images stand where the test images stood, and nothing is fitted on them."""
+    few = dict(samples=500, steps=(0,), batch=500)
+    found = evaluate(Replay(digits), digits.tuning, judge, **few)
+    spoilt = replace(digits, test=replace(digits.test, x=digits.test.x.flip(0) // 2))
+    assert evaluate(Replay(digits), spoilt.tuning, judge, **few) == found
+    assert found["reference"]["test"] != evaluate(Replay(digits), digits, judge, **few)["reference"]["test"]
+    assert torch.equal(digits.tuning.development.x, digits.train.x) and torch.equal(
+        digits.tuning.test.x, digits.validation.x
+    )
+    mean, x = units(digits.train.x, digits.levels).mean(0), units(digits.validation.x, digits.levels)
+    assert found["reference"]["mean_image"]["mse"] == pytest.approx(float((x - mean).square().mean()) / 4, abs=0.001)
+
+
 def test_faults_show_in_their_scores(digits, judge):
     few = dict(samples=600, steps=(10,))
     frozen = evaluate(Replay(digits, frozen=True), digits, judge, **few)

@@ -23,7 +23,7 @@ EXAMPLES = {
     "prepare": ["data=digits", "data=mnist data.root=$HOME/datasets"],
     "train": ["", "model=ali data=mnist steps=2000 seed=1 run=runs/mine", "model=hali optim.lr=5e-4 run=runs/hali",
               "data=folder data.path=my/images run=runs/own", "trainer.precision=bf16-mixed trainer.devices=2"],
-    "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000"],
+    "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000", "run=runs/mine evaluation.split=validation"],
     "sample": ["run=runs/mine chains.unclamped.steps=100", "run=runs/mine clamp.hole=left",
                "run=runs/two mode=daydreaming"],
     "report": ["runs out=reports"],

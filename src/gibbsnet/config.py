@@ -27,7 +27,7 @@ CIRCUMSTANCES = (
     "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.max_time", "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
 )  # fmt: skip
-LATER = ("clamp",)
+LATER = ("clamp", "evaluation")
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7
 NOTHING = (None, "", "null")
 
@@ -50,6 +50,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "clamp.dreams": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
     "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
+    "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     **dict.fromkeys(("data.labels", "data.classes"), ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1))),
     "data.labelled": ("an integer of at least 0", lambda v: _is_int(v, 0)),
@@ -121,7 +122,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
 
 
 def _later() -> DictConfig:
-    """Keys that only commands after the training read: a run that is older than one of them takes its default."""
+    """What commands after the training read: a run that is older than one of its keys takes the default."""
     root = OmegaConf.load(conf_folder() / "config.yaml")
     return OmegaConf.create({key: root[key] for key in LATER if key in root})
 

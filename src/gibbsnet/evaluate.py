@@ -19,6 +19,7 @@ from .train import device, load_run
 def evaluate(config: Mapping) -> dict:
     """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics.
 
+    With `evaluation.split=validation` it writes metrics_validation.json and nothing else, and does not read the test split.
     Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
     """
     first = join()
@@ -26,9 +27,10 @@ def evaluate(config: Mapping) -> dict:
     data, judge = datamodule(config), prepare(config)
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     module.to(device(config["trainer"]))
+    tuning = wanted["split"] == "validation"
     metrics = score(
         module,
-        data.data,
+        data.data.tuning if tuning else data.data,
         judge,
         seed=wanted["seed"],
         samples=wanted["samples"],
@@ -37,7 +39,9 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
-    write_json(metrics, run / "metrics.json")
+    write_json(metrics, run / ("metrics_validation.json" if tuning else "metrics.json"))
+    if tuning:
+        return metrics
     shown = []
     for name, figure in plots.figures(module, data.data, judge, wanted["seed"]):
         shown.append((name, run / "figures" / f"{name}.png"))

@@ -40,7 +40,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, indices: Tensor) -> "Split":
+    def __getitem__(self, indices: Tensor | slice) -> "Split":
         return Split(*(None if values is None else values[indices] for values in (self.x, self.y, self.a)))
 
     def to(self, device: torch.device | str) -> "Split":
@@ -106,6 +106,11 @@ class DataSet:
         """The same with the attributes of every example, measured of the pixels as they are stored."""
         splits = {name: getattr(self, name) for name in ("train", "validation", "test")}
         return replace(self, **{k: replace(s, a=self.measure(units(s.x, self.levels))) for k, s in splits.items()})
+
+    @property
+    def tuning(self) -> "DataSet":
+        """What choices are made with: the validation split in the test split's place, the training split alone to fit."""
+        return replace(self, validation=self.validation[:0], test=self.validation)
 
     @property
     def development(self) -> Split:
