@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks import runs
 from benchmarks.contenders import clock
 from benchmarks.runs import command, finished, head, integer, matches, numbers, options, paired, summary, table
@@ -135,6 +137,8 @@ def main(arguments: Sequence[str]) -> None:
     models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
     if unknown := sorted(set(models) - set(CONTENDERS)):
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(CONTENDERS)}")
+    if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
+        raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
     if rounds := integer("clock", chosen["clock"]):
         ms = clock({m: load(settings(data, m, more)) for m in models}, rounds, device=chosen["device"])
         print(ms, equal_time(ms, STEPS[data]["gibbsnet"]), sep="\n")

@@ -231,6 +231,8 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
         (compare, ["ring", "sedes=1"], "unknown key 'sedes'"),
         (compare, ["ring", "seeds=a"], "seeds=a: expected an integer"),
         (compare, ["ring", "clock=a"], "clock=a"),
+        (compare, ["ring", "clock=2", "device=tpu"], "device=tpu: expected cpu, or cuda"),
+        (compare, ["ring", "evaluation.split=validation"], "evaluation.split=validation: leave it out here"),
         (results, ["digits", "clock=a"], "clock=a"),
         (stability, ["models=n7"], "models=n7"),
         (stability, ["seeds=1,"], "seeds=: expected an integer"),

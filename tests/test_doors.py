@@ -104,7 +104,11 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     assert main(["train", "model=ali", f"run={run}", *quick]) == 0
     assert "trained already" in capsys.readouterr().out
+    scores = [run / name for name in ("metrics.json", "metrics_validation.json")]
+    for path in scores:
+        path.write_text("{}")
     assert main(["train", "model=ali", "optim.lr=0.5", "restart=true", f"run={run}", *quick]) == 0
+    assert not any(path.exists() for path in scores), "they were of the weights that are gone"
     assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["lr"] == 0.5
     assert len([r for r in rows(run) if "train/loss_critic" in r]) == 4, "the history is the new run's alone"
 
@@ -149,6 +153,7 @@ def test_what_the_pipeline_deletes_does_not_confuse_a_stage(tmp_path, quick):
         (["train", "game.loss=hinge"], ["hinge", "relativistic"]),
         (["train", "data=npz", "data.path=nowhere.npz"], ["nowhere.npz"]),
         (["train", "trainer.precision=12"], ["precision"]),
+        (["train", "evaluation.split=validation"], ["evaluation.split=validation", "evaluate"]),
         (["evaluate", "run=nowhere"], ["nowhere/config.yaml", "train"]),
         (["evaluate"], ["run="]),
         (["sample", "run=nowhere"], ["nowhere"]),

@@ -19,7 +19,7 @@ from .train import device, load_run
 def evaluate(config: Mapping) -> dict:
     """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics.
 
-    With `evaluation.split=validation` it writes metrics_validation.json and nothing else, and does not read the test split.
+    With `evaluation.split=validation` it writes metrics_validation.json and nothing else, and scores no test example.
     Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
     """
     first = join()

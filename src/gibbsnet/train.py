@@ -23,9 +23,14 @@ def train(config: Mapping) -> Path:
     """Trains into the run's folder, which it returns.
 
     Raises:
+        ConfigError: the folder or the options cannot be used.
         KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
     """
     run = folder(config)
+    if config["evaluation"]["split"] != "test":
+        raise ConfigError(
+            f"evaluation.split={config['evaluation']['split']}: leave it out here, and say it to evaluate"
+        )
     claimed = claim(run, config)
     if claimed.finished:
         print(f"{run} is trained already ({config['steps']} steps); restart=true begins anew")
@@ -119,7 +124,7 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     checkpoints = run / "checkpoints"
     if claimed.anew:
         print(f"{run}: beginning anew")
-        records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json")
+        records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json", "metrics_validation.json")
         for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *(run / name for name in records)]:
             old.unlink(missing_ok=True)
     if claimed.damaged:
