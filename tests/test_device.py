@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 
+import gibbsnet.evaluate
+from benchmarks import stability
 from gibbsnet.__main__ import main
+from gibbsnet.config import load, read
 from gibbsnet.train import device
 
 
@@ -29,6 +32,23 @@ def test_a_module_is_scored_on_this_process_s_gpu_if_there_is_one_and_may_be_use
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert device({"accelerator": accelerator}) == torch.device(expected)
+
+
+def test_what_scores_does_it_on_that_device(quick, tmp_path, monkeypatch):
+    """A device that holds no values stands for a GPU: nothing is computed, only where the module is handed over is seen."""
+    run, seen = tmp_path / "r", []
+
+    def noted(module, *_, **__):
+        seen.append(module.device.type)
+        return {}
+
+    assert main(["train", "data=digits", *quick, f"run={run}"]) == 0
+    for command, name in ((gibbsnet.evaluate, "score"), (stability, "evaluate")):
+        monkeypatch.setattr(command, "device", lambda options: torch.device("meta"))
+        monkeypatch.setattr(command, name, noted)
+    gibbsnet.evaluate.evaluate(load(["evaluation.split=validation"], into=read(run)))
+    stability.score(read(run))
+    assert seen == ["meta", "meta"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
