@@ -94,7 +94,7 @@ def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int
         panel.annotate(
             reference.replace("_", " "), (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 2),
             textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
-            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=4,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=2,  # under the curves: no name hides a point
         )  # fmt: skip
 
 
