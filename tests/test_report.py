@@ -187,6 +187,18 @@ def test_one_bad_start_does_not_hide_what_differs_later(root):
     assert heights[1] - heights[0] > 0.1 and heights[0] > 0 and heights[2] < 1
 
 
+@pytest.mark.parametrize("test, said, floor", [(0.05, "test", 0.0), (0.001, "test 0.001, below", 0.03)])
+def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, said, floor):
+    path = root / "default/digits/gibbsnet/1/metrics.json"
+    found = json.loads(path.read_text())
+    found["reference"]["test"]["class_frechet_ratio"] = test
+    path.write_text(json.dumps(found))
+    figure = over_steps(Comparison("default", "digits", {"gibbsnet": [read(path.parent)]}), {"gibbsnet": "red"})
+    panel = next(p for p in figure.axes if p.get_title("left").startswith("class_frechet_ratio"))
+    assert [text.get_text() for text in panel.texts] == [said]
+    assert panel.get_ylim()[0] >= floor and panel.get_ylim()[0] <= panel.texts[0].xy[1] <= 0.3
+
+
 def test_unfinished_runs_are_listed_with_what_is_missing(root):
     folder = root / "default/digits/gibbsnet/2"
     (folder / "metrics.json").unlink()

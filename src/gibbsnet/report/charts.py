@@ -54,7 +54,7 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
         for model, color in palette.items():
             _line(panel, comparison, model, name, at, color)
         _steps_axis(panel, at)
-        _scores_axis(panel, name)
+        _scores_axis(panel, name, _edge(comparison, name, at))
     return figure
 
 
@@ -82,7 +82,11 @@ def _steps_axis(panel: Axes, at: Sequence[int]) -> None:
 
 
 def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int]) -> None:
-    """Dashed lines with their names; for the joint distance also the band that cannot be told from real pairs."""
+    """Dashed lines with their names; for the joint distance also the band that cannot be told from real pairs.
+
+    One that lies far below every curve is named at the edge, with its value: on its account they would share the upper third.
+    """
+    edge = _edge(comparison, name, at)
     found = reference_spreads(comparison, ("chain", str(at[-1]), name)).items()
     found = sorted((spread.median, reference) for reference, spread in found if math.isfinite(spread.median))
     for k, (value, reference) in enumerate(found):
@@ -91,18 +95,28 @@ def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int
         panel.axhline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         # Neighbours that lie close together would write over each other: they write at opposite ends.
         x, shift, end = ((1, -2, "right"), (0, 2, "left"))[k % 2]
+        text = reference.replace("_", " ")
+        if name in DISTANCES and value < edge:
+            text, value = f"{text} {value:.2g}, below", edge
         panel.annotate(
-            reference.replace("_", " "), (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 2),
+            text, (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 2),
             textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
             path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=2,  # under the curves: no name hides a point
         )  # fmt: skip
 
 
-def _scores_axis(panel: Axes, name: str) -> None:
+def _edge(comparison: Comparison, name: str, at: Sequence[int]) -> float:
+    """What a distance's axis does not go below: a tenth of the least that a curve shows."""
+    lows = (v.low for i in at for v in spreads(comparison, ("chain", str(i), name)).values())
+    return min(filter(math.isfinite, lows), default=0) / 10
+
+
+def _scores_axis(panel: Axes, name: str, edge: float) -> None:
     """Distances on a logarithmic axis: linear, one bad start would make all else a line at the bottom."""
     if name in DISTANCES:
         panel.set_yscale("log")
         low, high = panel.get_ylim()
+        low = max(low, edge)
         panel.set_ylim(low, high * (high / low) ** 0.06)
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
