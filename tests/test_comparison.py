@@ -308,7 +308,7 @@ def test_the_step_counts_are_those_of_times_that_round_to_the_printed_ones(data)
     printed = re.search(rf"\| {data} \|([\d.| ]+)\|\n", text)[1].split("|")
     ms = dict(
         zip(
-            ("ali", "ali_cycle", "gibbsnet", "gibbsnet_persistent", "gibbsnet_cut", "untied"),
+            ("ali", "ali_cycle", "gibbsnet", "gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_cut", "untied"),
             map(float, printed),
             strict=True,
         )
