@@ -1,6 +1,7 @@
 """Labels and attributes as variables: what is measured, what is known, what the game sees, and the numbers."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import islice, product
 
@@ -18,7 +19,7 @@ from gibbsnet.data import ATTRIBUTES, DataError, DataModule, units
 from gibbsnet.data.attributes import ink, loop, slant, thickness
 from gibbsnet.data.module import Batches
 from gibbsnet.evaluation import evaluate_labels
-from gibbsnet.evaluation.labels import edit
+from gibbsnet.evaluation.labels import copied, edit
 from gibbsnet.graph import build_graph
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
@@ -401,9 +402,10 @@ class Oracle:
         self.graph = {"y": torch.nn.Identity()}
         self.graph["y"].shape = (10,)
         self.judge, self.x, self.y = judge, units(data.train.x, data.levels), data.train.y
+        self.draws = torch.stack([(self.y == k).nonzero()[0, 0] for k in range(10)])  # one image of each class
 
     def of(self, y):
-        return torch.stack([self.x[self.y == k][0] for k in y])
+        return self.x[self.draws[y]]
 
     def fill(self, given, seen, seed):
         y = given.get("y", torch.zeros(len(next(iter(given.values()))), dtype=torch.long))
@@ -432,6 +434,18 @@ def test_an_oracle_s_numbers(judges):
     assert set(found["halves"]["own"].values()) == set(found["halves"]["next"].values()) == {1.0}
     assert found["halves"]["free"]["1"] < 0.3
     assert "edits" not in found
+
+
+def test_who_draws_labelled_images_by_heart_is_seen(judges):
+    data = DataModule("digits", labels=100)
+    data.setup()
+    oracle = Oracle(data.data, load_judge(judges / "digits.pt")[0])
+    for k in range(3):
+        oracle.draws[k] = next(i for i in data.known if data.data.train.y[i] == k)
+    assert not set(oracle.draws[3:].tolist()) & set(data.known.tolist())
+    found = copied(oracle, data, data.data.test, 100, 0)
+    assert found["model"] == pytest.approx(0.3)  # three classes of ten
+    assert found["real"] == pytest.approx(100 / 1221, abs=4 * math.sqrt(0.08 * 0.92 / 360))
 
 
 def test_an_edit_s_numbers(judges):
@@ -511,7 +525,7 @@ def test_the_benchmark_writes_what_it_prints(run, capsys):
     bench.main([f"run={run}", "samples=100", "images=20"])
     printed = capsys.readouterr().out
     written = json.loads((run / "labels.json").read_text())
-    assert written.keys() == {"asked", "joint", "classified", "halves", "attributes", "edits"}
+    assert written.keys() == {"asked", "joint", "classified", "halves", "copied", "attributes", "edits"}
     assert all(line in printed for line in bench.table(written))
     assert written["attributes"]["real"]["loop"] > 0.9 > written["attributes"]["majority"]["loop"]
     refused = {"which run": [], "unknown 'runs'": ["runs=1"], "split=train": [f"run={run}", "split=train"]}

@@ -2,6 +2,7 @@ r"""What a model with labels y, and perhaps attributes a, does without having be
 
 asked       y clamped, the chain runs freely: does the judge see the class that was asked for?
 joint       nothing clamped: does the judge give x the class that the chain gives it?
+copied      y clamped: is a sample nearer to a training image whose label is known than to all the others?
 classified  x clamped: argmax_y q(y|x) on test images
 attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
 edits       a measured of a test image and clamped, z and y inferred; then one attribute is changed and x drawn
@@ -46,6 +47,8 @@ def evaluate_labels(
         "classified": classified(module, data, judge, held, seed),
         "halves": halves(module, data, judge, held, images, seed),
     }
+    if data.known is not None:
+        result["copied"] = copied(module, data, held, samples, seed)
     if "a" in module.labels:
         result["attributes"] = attributes(module, data, judge, held, samples, seed)
         result["edits"] = edits(module, data, judge, held, images, seed)
@@ -81,6 +84,22 @@ def joint(module, judge: Judge, samples: int, steps: Sequence[int], seed: int) -
         seen, y = classes(judge, state["x"]), state["y"].argmax(1).cpu()
         result[str(i)] = {"agreement": share(seen == y), "shuffled": share(seen == y.roll(1))}
     return result
+
+
+def copied(module, data: DataModule, held: Split, samples: int, seed: int) -> dict[str, float]:
+    """Share of images whose nearest training image is one of those whose label is known: of samples with y clamped, i = N
+    ("model"), and of held-out images ("real").  Who draws the labelled images by heart obeys every label."""
+    train, (real, _) = data.data.train, pictures(data, held, seed)
+    marks = torch.zeros(len(train), dtype=torch.long)
+    marks[data.known] = 1
+    many, known = pictures(data, Split(train.x, marks), seed)
+    y = torch.arange(samples) % module.graph["y"].shape[0]
+    drawn = next(islice(module.fill({"y": y.to(module.device)}, {}, seed), module.N, None))["x"].cpu()
+    return {name: share(known[_nearest(many, x)] == 1) for name, x in (("model", drawn), ("real", real[:samples]))}
+
+
+def _nearest(many: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([nearest(many, part, torch.ones_like(part, dtype=torch.bool)) for part in x.split(500)])
 
 
 def classified(module, data: DataModule, judge: Judge, held: Split, seed: int) -> dict[str, float]:
