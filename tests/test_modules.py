@@ -66,6 +66,7 @@ def test_one_game_gives_gradients_to_everything_that_is_learned(model, data):
 def test_a_model_says_what_it_is(model):
     m, expected = module(model), {"hali3": ["z1", "z2", "z3"], "diamond": ["z1", "w1", "z2"]}
     expected |= {key: ["z1", "z2"] for key in ("hali", "gibbsnet2")}
+    model = model.partition("_")[0]  # with other critics it is the same model
     kind = model.rstrip("0123456789")
     assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet", "diamond": "hali"}.get(kind, kind)])
     assert m.latents == expected.get(model, ["z"])
@@ -291,7 +292,7 @@ def test_neighbours_on_one_level_are_reconstructed_from_alike(monkeypatch):
 def test_a_posterior_mean_is_exact_where_one_conditional_gives_it(model):
     m, x = module(model), points()
     for v in m.latents:
-        if model != "gibbsnet2" and v in ("z", "z1", "w1"):
+        if not model.startswith("gibbsnet2") and v in ("z", "z1", "w1"):
             expected = m.ema.module[v].mean(x, B)
         else:
             expected = torch.stack([m.infer(x, seed_of(7, k))[v] for k in range(DRAWS_FOR_MEAN)]).mean(0)
