@@ -354,3 +354,13 @@ def test_the_impotent_are_hidden_from_the_critics_on_both_sides():
 def test_refusals(model, settings, words):
     with pytest.raises(ValueError, match=words):
         build(load([f"model={model}", "data=ring", *settings]), SHAPES["ring"])
+
+
+def test_local_critics_alone_have_to_hear_neighbours_together():
+    config = load(["model=gibbsnet_unary", "data=ring"])
+    del config["critics"]["joint"]
+    with pytest.raises(ValueError, match="no critic hears x and z together, so what x takes from z would go unseen"):
+        build(config, SHAPES["ring"])
+    config = load(["model=gibbsnet2_local", "data=ring"])
+    config["critics"] |= {"joint": config["critics"]["joint"] | {"hears": {"x": "critic_x", "z1": "critic_z"}}}
+    assert set(build(config, SHAPES["ring"]).critics) == {"joint", "levels"}  # one for each edge is enough
