@@ -37,20 +37,22 @@ def points(n=B):
 @pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
-    plain, base, cycle, gibbs, old, both, cut, untied = configs.values()
+    plain, base, cycle, gibbs, old, both, half, cut, untied = configs.values()
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
-    assert told == [None, None, None, None, "embed", "embed", None, None]
+    assert told == [None, None, None, None, "embed", "embed", "embed", None, None]
     for config in configs.values():
         for part in ("network", "critics", "optim", "penalty", "data"):
             assert config[part] == base[part], part
         assert config["graph"]["x"] == base["graph"]["x"] and config["size"]["z"] == base["size"]["z"]
         assert config["graph"]["z"]["bound"] == base["graph"]["z"]["bound"]
     own, floor = compare.FLOORS[data]
-    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 7]
-    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0]
+    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 8]
+    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0, 0]
     assert all(c["game"] == base["game"] for c in configs.values())
     assert plain["chains"] == base["chains"] == cycle["chains"]
     assert old | {"command": None} == both | {"command": None}, "but for the cycle loss"
+    assert half["chains"]["unclamped"]["steps"] == [0, 1] and half["chains"]["clamped"] == old["chains"]["clamped"]
+    assert half["chains"]["unclamped"] | {"steps": None} == old["chains"]["unclamped"] | {"steps": None}
     assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, old, cut)] == [3, 3, 1]
     assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"] == old["graph"]
     assert [c["chains"]["unclamped"].pop("persistent") for c in (gibbs, old)] == [0.0, 0.5]
@@ -309,7 +311,16 @@ def test_the_step_counts_are_those_of_times_that_round_to_the_printed_ones(data)
     printed = re.search(rf"\| {data} \|([\d.| ]+)\|\n", text)[1].split("|")
     ms = dict(
         zip(
-            ("ali", "ali_cycle", "gibbsnet", "gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_cut", "untied"),
+            (
+                "ali",
+                "ali_cycle",
+                "gibbsnet",
+                "gibbsnet_persistent",
+                "gibbsnet_cycle",
+                "gibbsnet_half",
+                "gibbsnet_cut",
+                "untied",
+            ),
             map(float, printed),
             strict=True,
         )
