@@ -356,11 +356,25 @@ def test_refusals(model, settings, words):
         build(load([f"model={model}", "data=ring", *settings]), SHAPES["ring"])
 
 
-def test_local_critics_alone_have_to_hear_neighbours_together():
-    config = load(["model=gibbsnet_unary", "data=ring"])
-    del config["critics"]["joint"]
-    with pytest.raises(ValueError, match="no critic hears x and z together, so what x takes from z would go unseen"):
-        build(config, SHAPES["ring"])
-    config = load(["model=gibbsnet2_local", "data=ring"])
-    config["critics"] |= {"joint": config["critics"]["joint"] | {"hears": {"x": "critic_x", "z1": "critic_z"}}}
-    assert set(build(config, SHAPES["ring"]).critics) == {"joint", "levels"}  # one for each edge is enough
+@pytest.mark.parametrize(
+    "model, critics, words",
+    [
+        ("gibbsnet", ["x", "z"], "a chain ends on z given x, and no critic hears all of these"),
+        ("gibbsnet", ["x"], "a chain ends on z given x"),
+        ("hali", ["x z1"], "a chain ends on z2 given z1"),
+        ("hali", ["x z1", "z1 z2"], None),  # its joints are Markov: one for each edge is enough
+        ("gibbsnet2", ["x z1", "z1 z2"], "a chain ends on z1 given x, z2"),
+        ("labelled", ["x z", "x y"], "a chain ends on x given y, z"),
+        ("untied", ["x z"], None),
+        ("unshared", ["x z"], None),
+    ],
+)
+def test_local_critics_together_hear_every_conditional(model, critics, words):
+    config = load([f"model={model}", "data=digits"])
+    joint = config["critics"]["joint"]
+    config["critics"] = {c: joint | {"hears": {v: joint["hears"][v] for v in c.split()}} for c in critics}
+    if words is None:
+        assert set(build(config, SHAPES["digits"]).critics) == set(critics)
+        return
+    with pytest.raises(ValueError, match=words):
+        build(config, SHAPES["digits"])

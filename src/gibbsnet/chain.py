@@ -10,7 +10,7 @@ of a block are drawn together.  Where a draw should hear fewer than all neighbou
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, product
 
 import torch
 from torch import Tensor
@@ -505,14 +505,45 @@ def check_pairing(graph: Graph, clamped: Chain, unclamped: Chain) -> None:
     """
     if clamped.unseen.clamped != clamped.clamped:
         check_pairing(graph, clamped.unseen, unclamped)
-    for a in range(min(clamped.range[1], clamped.range[0] + 2) - clamped.range[0] + 1):
-        for b in range(min(unclamped.range[1], unclamped.range[0] + 2) - unclamped.range[0] + 1):
-            left = endings(clamped, graph, clamped.range[0] + a)
-            right = endings(unclamped, graph, unclamped.range[0] + b)
-            for v in left.keys() & right.keys():
-                if left[v] == right[v]:
-                    given = ", ".join(sorted(left[v])) or "nothing"
+    for a, b in product(_lengths(clamped), _lengths(unclamped)):
+        left, right = endings(clamped, graph, a), endings(unclamped, graph, b)
+        for v in left.keys() & right.keys():
+            if left[v] == right[v]:
+                given = ", ".join(sorted(left[v])) or "nothing"
+                raise ValueError(
+                    f"both chains end on {v} given {given}: the critic would be blind to that conditional; "
+                    f"let one of them draw {v} earlier, or given other neighbours"
+                )
+
+
+def check_hearing(graph: Graph, clamped: Chain, unclamped: Chain, critics: Sequence[set[str]]) -> None:
+    """Refuse local critics that leave a conditional unheard.
+
+    Where a chain ends on v given u, some critic has to hear v and u together, or whether they belong to each other goes unseen.
+    What one chain alone holds (another variable's double) is no matter of the game.
+
+    Arguments:
+        critics: whom each of them hears.
+
+    Raises:
+        ValueError: naming the conditional.
+    """
+    both = _held(clamped) & _held(unclamped)
+    for chain in (clamped, unclamped):
+        for steps in _lengths(chain):
+            for v, hears in endings(chain, graph, steps).items():
+                if v in both and not any({v} | (hears & both) <= heard for heard in critics):
+                    together = ", ".join(sorted(hears & both)) or "nothing"
                     raise ValueError(
-                        f"both chains end on {v} given {given}: the critic would be blind to that conditional; "
-                        f"let one of them draw {v} earlier, or given other neighbours"
+                        f"a chain ends on {v} given {together}, and no critic hears all of these: that conditional would go "
+                        "unseen; let one critic hear them together"
                     )
+
+
+def _lengths(chain: Chain) -> range:
+    """Numbers of sweeps that show every way in which the chain can end."""
+    return range(chain.range[0], min(chain.range[1], chain.range[0] + 2) + 1)
+
+
+def _held(chain: Chain) -> set[str]:
+    return {v for block in chain.draws(max(_lengths(chain))) for v, _ in block} | set(chain.there)

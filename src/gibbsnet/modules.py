@@ -20,9 +20,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Attentive, Chain, Stance, Wakeful, check_labels, check_pairing, parse, part
+from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_labels, check_pairing, parse, part
 from .game import Game, Outcome
-from .graph import AGE, Audible, Critic, Graph, State, build_critics, build_graph
+from .graph import AGE, Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
 
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
@@ -99,20 +99,6 @@ def anneal(step: int, steps: int, floor: float) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
-def check_critics(graph: Graph, critics: Mapping[str, Critic]) -> None:
-    """Refuses critics of which none hears two neighbours together: whether they belong to each other would go unseen.
-
-    What no critic hears at all is left out: another variable's double, say.
-    """
-    heard = [set(critic.messages) for critic in critics.values()]
-    for v in graph:
-        for u in sorted(graph.neighbours(v)):
-            if {v, u} <= set().union(*heard) and not any({v, u} <= names for names in heard):
-                raise ValueError(
-                    f"no critic hears {v} and {u} together, so what {v} takes from {u} would go unseen: let one hear both"
-                )
-
-
 class GibbsNet(LightningModule):
     """The joint p(x, z), learned by the game between a clamped and an unclamped chain of one graph.
 
@@ -185,9 +171,10 @@ class GibbsNet(LightningModule):
         if self.game.whiten and not self.whitened:
             raise ValueError(f"game.whiten={self.game.whiten}, but no latent is a Gaussian: say 0.0")
         check_lessons(self.graph, self.clamped, self.supervised)
-        check_critics(self.graph, self.critics)
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
-            check_pairing(self.graph, self.clamped, replace(self.unclamped, rise=0).during(step))
+            unclamped = replace(self.unclamped, rise=0).during(step)
+            check_pairing(self.graph, self.clamped, unclamped)
+            check_hearing(self.graph, self.clamped, unclamped, [set(c.messages) for c in self.critics.values()])
 
     # What the model is
 
