@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -187,16 +188,28 @@ def test_one_bad_start_does_not_hide_what_differs_later(root):
     assert heights[1] - heights[0] > 0.1 and heights[0] > 0 and heights[2] < 1
 
 
-@pytest.mark.parametrize("test, said, floor", [(0.05, "test", 0.0), (0.001, "test 0.001, below", 0.03)])
-def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, said, floor):
+@pytest.mark.parametrize(
+    "test, curve, said, lowest",
+    [
+        (0.05, 0.3, "test", 0.0),
+        (0.001, 0.3, "below: test 0.001", 0.03),
+        (0.0, 0.3, "below: test 0", 0.03),
+        (0.001, 0.0, "below: test 0.001", 0.03),  # a curve's 0 cannot be shown and sets no edge
+        (0.001, math.nan, "below: test 0.001", 0.03),
+    ],
+)
+def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, curve, said, lowest):
     path = root / "default/digits/gibbsnet/1/metrics.json"
     found = json.loads(path.read_text())
     found["reference"]["test"]["class_frechet_ratio"] = test
+    found["chain"]["10"]["class_frechet_ratio"] = curve
     path.write_text(json.dumps(found))
     figure = over_steps(Comparison("default", "digits", {"gibbsnet": [read(path.parent)]}), {"gibbsnet": "red"})
     panel = next(p for p in figure.axes if p.get_title("left").startswith("class_frechet_ratio"))
-    assert [text.get_text() for text in panel.texts] == [said]
-    assert panel.get_ylim()[0] >= floor and panel.get_ylim()[0] <= panel.texts[0].xy[1] <= 0.3
+    (text,) = panel.texts
+    assert text.get_text() == said and panel.get_ylim()[0] >= lowest
+    figure.canvas.draw()
+    assert panel.bbox.y0 <= text.get_window_extent().y0 and text.get_window_extent().y1 <= panel.bbox.y1
 
 
 def test_unfinished_runs_are_listed_with_what_is_missing(root):

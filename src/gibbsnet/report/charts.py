@@ -24,8 +24,8 @@ DISTANCES = {
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
-# Okabe and Ito's colours without black and yellow, for lines on white, and two that can be told from them.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#7f7f7f")
+# Okabe and Ito's colours without black and yellow, for lines on white, and four that can be told from them.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#7f7f7f", "#882255", "#999933")
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
@@ -50,11 +50,12 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
     figure, axes = _panels(len(shown), columns=3)
     for panel, name in zip(axes, shown, strict=True):
         _title(panel, name)
-        _references(panel, comparison, name, at)
+        edge = _edge(comparison, name, at)
+        _references(panel, comparison, name, at, edge)
         for model, color in palette.items():
             _line(panel, comparison, model, name, at, color)
         _steps_axis(panel, at)
-        _scores_axis(panel, name, _edge(comparison, name, at))
+        _scores_axis(panel, name, edge)
     return figure
 
 
@@ -81,34 +82,42 @@ def _steps_axis(panel: Axes, at: Sequence[int]) -> None:
     panel.set_xlim(_place(at[0]) - 0.15, _place(at[-1]) + 0.15)
 
 
-def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int]) -> None:
+def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int], edge: float) -> None:
     """Dashed lines with their names; for the joint distance also the band that cannot be told from real pairs.
 
-    One that lies far below every curve is named at the edge, with its value: on its account they would share the upper third.
+    Those below the edge of the axis are named there, with their values: on their account the curves would share the upper third.
     """
-    edge = _edge(comparison, name, at)
     found = reference_spreads(comparison, ("chain", str(at[-1]), name)).items()
     found = sorted((spread.median, reference) for reference, spread in found if math.isfinite(spread.median))
-    for k, (value, reference) in enumerate(found):
+    if below := [f"{_words(reference)} {value:.2g}" for value, reference in found if value < edge]:
+        _name(panel, f"below: {', '.join(below)}", (1, 0), "axes fraction")
+    for k, (value, reference) in enumerate(pair for pair in found if pair[0] >= edge):
         if (name, reference) == ("joint_distance", "test"):
             panel.axhspan(0, value, color=RULE, alpha=0.5, linewidth=0, zorder=0)
         panel.axhline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        # Neighbours that lie close together would write over each other: they write at opposite ends.
-        x, shift, end = ((1, -2, "right"), (0, 2, "left"))[k % 2]
-        text = reference.replace("_", " ")
-        if name in DISTANCES and value < edge:
-            text, value = f"{text} {value:.2g}, below", edge
-        panel.annotate(
-            text, (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 2),
-            textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
-            path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=2,  # under the curves: no name hides a point
-        )  # fmt: skip
+        _name(panel, _words(reference), ((1, 0)[k % 2], value), ("axes fraction", "data"))
+
+
+def _words(reference: str) -> str:
+    return reference.replace("_", " ")
+
+
+def _name(panel: Axes, text: str, place: tuple[float, float], coordinates: str | tuple[str, str]) -> None:
+    """A reference's name above its line, at the right end or, where the one below it writes there, at the left."""
+    shift, end = (-2, "right") if place[0] else (2, "left")
+    panel.annotate(
+        text, place, xycoords=coordinates, xytext=(shift, 2),
+        textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
+        path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=2,  # under the curves: no name hides a point
+    )  # fmt: skip
 
 
 def _edge(comparison: Comparison, name: str, at: Sequence[int]) -> float:
-    """What a distance's axis does not go below: a tenth of the least that a curve shows."""
-    lows = (v.low for i in at for v in spreads(comparison, ("chain", str(i), name)).values())
-    return min(filter(math.isfinite, lows), default=0) / 10
+    """What a distance's axis does not go below: a tenth of the least positive value, over steps, models and seeds."""
+    if name not in DISTANCES:
+        return -math.inf
+    lows = [v.low for i in at for v in spreads(comparison, ("chain", str(i), name)).values()]
+    return min((low for low in lows if 0 < low < math.inf), default=-math.inf) / 10
 
 
 def _scores_axis(panel: Axes, name: str, edge: float) -> None:
