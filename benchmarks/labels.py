@@ -1,8 +1,8 @@
 """What a model with labels does: python -m benchmarks.labels run=RUN [run=RUN ...] [split=test] [samples=5000] [images=360]
 
 Scores trained runs of models with a variable y (and a) by docs/metrics.md: classes and attributes asked for, joint samples,
-classification against references with the same known labels, edits, halves,
-copies of labelled images.  Writes <run>/labels.json and prints its numbers.
+classification against references with the same known labels, edits, halves, copies of labelled images.  Writes
+<run>/labels.json and prints its numbers.
 """
 
 import sys

@@ -328,8 +328,8 @@ def test_the_step_counts_are_those_of_times_that_round_to_the_printed_ones(data)
         )
     )
     steps = compare.STEPS[data]
-    for m, t in ((m, t) for m, t in ms.items() if m in steps):
-        least, most = (steps["gibbsnet"] * (ms["gibbsnet"] - e) / (t + e) for e in (0.05, -0.05))
+    for m in ms.keys() & steps:
+        least, most = (steps["gibbsnet"] * (ms["gibbsnet"] - e) / (ms[m] + e) for e in (0.05, -0.05))
         assert m == "gibbsnet" or round(least / 100) * 100 <= steps[m] <= round(most / 100) * 100, m
         assert steps["ali_floor"] == steps["ali"]
 

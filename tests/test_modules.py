@@ -378,3 +378,13 @@ def test_local_critics_together_hear_every_conditional(model, critics, words):
         return
     with pytest.raises(ValueError, match=words):
         build(config, SHAPES["digits"])
+
+
+def test_a_label_that_is_unknown_has_to_be_heard_with_what_it_is_drawn_from():
+    """Without a sweep, and where x does not hear y, a chain ends on y given x only if y is unknown."""
+    config = load(["model=labelled", "data=digits", "chains.unclamped.steps=0"])
+    del config["graph"]["x"]["hears"]["y"]
+    joint = config["critics"]["joint"]
+    config["critics"] = {c: joint | {"hears": {v: joint["hears"][v] for v in c}} for c in ("xz", "y")}
+    with pytest.raises(ValueError, match="a chain ends on y given x, and no critic hears all of these"):
+        build(config, SHAPES["digits"])

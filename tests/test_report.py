@@ -212,6 +212,14 @@ def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, curv
     assert panel.bbox.y0 <= text.get_window_extent().y0 and text.get_window_extent().y1 <= panel.bbox.y1
 
 
+def test_a_distance_s_axis_has_labels_within_a_decade(root):
+    runs = {"gibbsnet": [read(root / "default/digits/gibbsnet/1")]}  # ratios of .3 to 1.3, the reference at .05
+    runs["gibbsnet"][0].metrics["reference"]["test"]["class_frechet_ratio"] = 0.001
+    panel = over_steps(Comparison("default", "digits", runs), {"gibbsnet": "red"}).axes[0]
+    low, high = panel.get_ylim()
+    assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
+
+
 def test_unfinished_runs_are_listed_with_what_is_missing(root):
     folder = root / "default/digits/gibbsnet/2"
     (folder / "metrics.json").unlink()

@@ -520,7 +520,8 @@ def check_hearing(graph: Graph, clamped: Chain, unclamped: Chain, critics: Seque
     """Refuse local critics that leave a conditional unheard.
 
     Where a chain ends on v given u, some critic has to hear v and u together, or whether they belong to each other goes unseen.
-    What one chain alone holds (another variable's double) is no matter of the game.
+    What one chain alone holds (another variable's double) is no matter of the game.  What the clamped chain clamps may be unseen
+    in any example, as in `check_pairing`.
 
     Arguments:
         critics: whom each of them hears.
@@ -529,15 +530,14 @@ def check_hearing(graph: Graph, clamped: Chain, unclamped: Chain, critics: Seque
         ValueError: naming the conditional.
     """
     both = _held(clamped) & _held(unclamped)
-    for chain in (clamped, unclamped):
-        for steps in _lengths(chain):
-            for v, hears in endings(chain, graph, steps).items():
-                if v in both and not any({v} | (hears & both) <= heard for heard in critics):
-                    together = ", ".join(sorted(hears & both)) or "nothing"
-                    raise ValueError(
-                        f"a chain ends on {v} given {together}, and no critic hears all of these: that conditional would go "
-                        "unseen; let one critic hear them together"
-                    )
+    for chain in (clamped, clamped.unseen, unclamped):
+        for v, hears in (end for steps in _lengths(chain) for end in endings(chain, graph, steps).items()):
+            if v in both and not any({v} | (hears & both) <= heard for heard in critics):
+                together = ", ".join(sorted(hears & both)) or "nothing"
+                raise ValueError(
+                    f"a chain ends on {v} given {together}, and no critic hears all of these: that conditional would go "
+                    "unseen; let one critic hear them together"
+                )
 
 
 def _lengths(chain: Chain) -> range:

@@ -127,7 +127,8 @@ def _scores_axis(panel: Axes, name: str, edge: float) -> None:
         low, high = panel.get_ylim()
         low = max(low, edge)
         panel.set_ylim(low, high * (high / low) ** 0.06)
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Within a decade 1, 2 and 5 alone may leave a single label.
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         panel.yaxis.set_minor_locator(NullLocator())
         return
