@@ -189,6 +189,12 @@ def test_the_pairing_rule_holds():
         ("gibbsnet", ["chains.unclamped.learned=[w]"], "starts w from moments, which are a Gaussian variable's alone"),
         ("gibbsnet", ["chains.unclamped.learned=[x]"], "starts x from moments"),
         ("gibbsnet", ["chains.unclamped.rise=-1"], "rise is a number of batches >= 0: got -1"),
+        ("gibbsnet", ["chains.unclamped.unswept=1.0"], "no batch would sweep: say steps: 0"),
+        (
+            "gibbsnet",
+            ["chains.unclamped.unswept=0.5", "chains.unclamped.steps=1", "chains.unclamped.start_from_data=0.5"],
+            "start_from_data needs steps >= 1 and unswept = 0",
+        ),
         ("gibbsnet", ["chains.unclamped.rise=9", "chains.unclamped.blocks=[x,z]"], "both chains end on z given x"),
     ],
 )
@@ -197,7 +203,7 @@ def test_refusals(model, settings, words):
         build(load([f"model={model}", "data=ring", *settings]), (2,))
 
 
-@pytest.mark.parametrize("option", [{"learned": ["z"]}, {"rise": 3}])
+@pytest.mark.parametrize("option", [{"learned": ["z"]}, {"rise": 3}, {"unswept": 0.5}])
 def test_they_are_the_unclamped_chain_s(option):
     config = load(["model=gibbsnet", "data=ring"])
     config["chains"]["clamped"] |= option
@@ -219,6 +225,25 @@ def test_sweeps_rise():
     assert dreaming.during(50).present == () and dreaming.during(51).present == ["x"]
     lengths = {chain.during(60).length(Noise(k)) for k in range(40)}
     assert lengths == {0, 1, 2}
+
+
+def test_a_share_of_the_batches_takes_no_sweep():
+    chain = Chain(["z", "x"], ["z", "x"], (1, 4), unswept=0.5)
+    lengths = [chain.length(Noise(k)) for k in range(2000)]
+    counts = [lengths.count(n) for n in range(5)]
+    for count, share in zip(counts, (0.5, *[0.125] * 4), strict=True):  # four standard errors
+        assert abs(count / 2000 - share) < 4 * (share * (1 - share) / 2000) ** 0.5
+    assert sum(counts) == 2000 and chain.range == (0, 4) and chain.swept == (1, 4)
+    for k in range(20):  # one decision for all of a batch's parts, the same on every rank
+        assert chain.length(Noise(k, rank=1, ranks=2)) == chain.length(Noise(k).among(slice(0, 3), 8)) == lengths[k]
+    rising = Chain(["z", "x"], ["z", "x"], (1, 4), unswept=0.5, rise=100)
+    assert (rising.during(0).range, rising.during(0).swept, rising.during(99).range) == ((0, 1), (1, 1), (0, 4))
+
+
+def test_pairing_is_checked_without_a_sweep_too():
+    with pytest.raises(ValueError, match="both chains end on z given x"):
+        build(load(["model=gibbsnet", "data=ring", "chains.unclamped.start=[x,z]", "chains.unclamped.steps=1",
+                    "chains.unclamped.unswept=0.5"]), (2,))  # fmt: skip
 
 
 def test_a_game_early_in_the_rise_is_ali_s_and_a_late_one_gibbsnet_s():

@@ -66,6 +66,7 @@ class Chain:
         persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
+        unswept: share of the training batches that take no sweep, beside those that `steps` leaves without one.
         rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
         dream_every: every so many training batches the chain dreams instead: stances and present are left out; 0 = never.
     """
@@ -79,21 +80,24 @@ class Chain:
     persistent: float = 0.0
     present: Sequence[str] = ()
     learned: Sequence[str] = ()
+    unswept: float = 0.0
     rise: int = 0
     dream_every: int = 0
 
     def __post_init__(self):
-        low, high = self.range
+        low, high = self.swept
         if not 0 <= low <= high:
             raise ValueError(f"steps must be a number of sweeps >= 0 or a range [low, high]: got {self.steps}")
         if high and not self.blocks:
             raise ValueError(f"steps = {self.steps}, but the chain has no blocks to sweep over")
-        for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
-            if not 0 <= share <= 1:
+        for name in ("start_from_data", "persistent", "unswept"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]: got {share}")
-        if self.start_from_data and low == 0:
+        if self.unswept == 1:
+            raise ValueError("unswept=1.0: no batch would sweep: say steps: 0")
+        if self.start_from_data and self.range[0] == 0:
             raise ValueError(
-                "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
+                "start_from_data needs steps >= 1 and unswept = 0: without a sweep the data themselves would be the chain's state"
             )
         for name, batches in (("dream_every", self.dream_every), ("rise", self.rise)):
             if batches < 0:
@@ -102,10 +106,15 @@ class Chain:
             raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
 
     @property
+    def swept(self) -> tuple[int, int]:
+        """(least, greatest) number of sweeps of the batches that are not `unswept`."""
+        return (self.steps, self.steps) if isinstance(self.steps, int) else tuple(self.steps)
+
+    @property
     def range(self) -> tuple[int, int]:
         """(least, greatest) number of sweeps."""
-        low, high = (self.steps, self.steps) if isinstance(self.steps, int) else self.steps
-        return low, high
+        low, high = self.swept
+        return 0 if self.unswept else low, high
 
     @property
     def clamped(self) -> frozenset[str]:
@@ -128,7 +137,7 @@ class Chain:
 
     def risen(self, step: int) -> tuple[int, int]:
         """The range of steps of this training batch: each of its lengths is added after an equal part of the rise."""
-        low, high = self.range
+        low, high = self.swept
         return low, min(high, low + step * (high - low + 1) // self.rise)
 
     @property
@@ -150,7 +159,9 @@ class Chain:
 
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
-        low, high = self.range
+        if self.unswept and noise.at("unswept").chance(self.unswept):
+            return 0
+        low, high = self.swept
         return low if low == high else noise.at("steps").integer(low, high)
 
     def draws(self, steps: int) -> list[Block]:

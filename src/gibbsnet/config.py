@@ -58,7 +58,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
     **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),
     **dict.fromkeys(
-        [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
+        [f"chains.{c}.{share}" for c in ("clamped", "unclamped") for share in ("persistent", "start_from_data", "unswept")],
         ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
     ),
     "optim.betas": (
