@@ -107,13 +107,13 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
 
 def draw(data: str, found: Mapping) -> None:
     """docs/figures/comparison_DATA.png."""
-    files = {m: [place(data, m, seed) / "metrics.json" for seed in found["seeds"]] for m in found["models"]}
-    runs.redraw(data, files, Path("docs", "figures", f"comparison_{data}.png"))
+    runs.redraw(data, found["models"], Path("docs", "figures", f"comparison_{data}.png"))
 
 
 def kept(found: Mapping[str, float], data: str) -> dict[str, float]:
-    """Those numbers of a run that are compared."""
-    return {n: found[n] for row in rows(data) for n in matches(row, {data: found}) if n in found}
+    """Those numbers of a run that are compared, and those that are drawn."""
+    compared = {n: found[n] for row in rows(data) for n in matches(row, {data: found}) if n in found}
+    return compared | {n: v for n, v in found.items() if n.startswith(("chain/", "reference/"))}
 
 
 def section(data: str, found: Mapping) -> list[str]:

@@ -116,16 +116,26 @@ def head(title: str, more: str = "") -> list[str]:
     return [f"# {title}", "", f"{text} Names: [metrics.md](metrics.md){more}.", ""]
 
 
-def redraw(data: str, columns: Mapping[str, Sequence[Path]], path: Path, named: Callable = dict) -> None:
-    """Draws the curves of a record's models from their files; where one is not here, the picture stays as it is.
+def redraw(data: str, models: Mapping[str, Sequence[Mapping[str, float]]], path: Path, named: Callable = dict) -> None:
+    """Draws the curves of a record's models: those of scores at steps of the chain that all of them have.
 
-    named: gives the columns their names in the legend.
+    named: gives the models their names in the legend.
     """
-    if missing := [file for files in columns.values() for file in files if not file.exists()]:
-        print(f"{path} is not drawn anew: {missing[0]} is not here")
-        return
-    metrics = {name: [json.loads(file.read_text()) for file in files] for name, files in columns.items()}
-    plots.save(curves(data, named(metrics)), path)
+    everyone = [seed for seeds in models.values() for seed in seeds]
+    drawn = {n for n in everyone[0] if all(n in seed for seed in everyone)}
+    shown = {
+        m: [{n: v for n, v in seed.items() if n in drawn or not _at_a_step(n)} for seed in s] for m, s in models.items()
+    }
+    plots.save(curves(data, {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()}), path)
+
+
+def _at_a_step(name: str) -> bool:
+    return name.startswith("chain/") and name.count("/") == 2
+
+
+def spread_seeds(summed: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
+    """Three seeds that have the spreads of this `summary`."""
+    return [{n: spread[k] for n, spread in summed.items()} for k in ("min", "median", "max")]
 
 
 def numbers(run: Path) -> dict[str, float]:
@@ -140,6 +150,18 @@ def flat(nested: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from flat(value, f"{prefix}{key}/")
         elif isinstance(value, int | float):
             yield prefix + key, value
+
+
+def nested(flat: Mapping[str, float]) -> dict:
+    """Names joined with '/' as the mappings of mappings that they came from."""
+    found: dict = {}
+    for name, value in flat.items():
+        *above, leaf = name.split("/")
+        place = found
+        for key in above:
+            place = place.setdefault(key, {})
+        place[leaf] = value
+    return found
 
 
 def summary(seeds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

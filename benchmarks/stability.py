@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.runs import command, flat, head, integer, keep, options, redraw, summary, table, trained
+from benchmarks.runs import command, flat, head, integer, keep, options, redraw, spread_seeds, summary, table, trained
 from gibbsnet.config import folder
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate
@@ -81,20 +81,21 @@ def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequ
     metrics = {v: [run(data, v, seed, more) for seed in seeds] for v in variants}
     found = {v: summary([dict(flat(m)) for m in seeds]) for v, seeds in metrics.items()}
     shown = {*rows(found), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
-    models = {v: {n: s for n, s in numbers.items() if n in shown} for v, numbers in found.items()}
+    drawn = {n for numbers in found.values() for n in numbers if n.startswith("reference/")}
+    models = {v: {n: s for n, s in numbers.items() if n in shown | drawn} for v, numbers in found.items()}
     return {"seeds": list(seeds), "settings": list(more), "models": models}
 
 
-def named(metrics: Mapping[str, Sequence[Mapping]]) -> dict[str, Sequence[Mapping]]:
+def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequence[Mapping]]:
     """The variants by names that say their switch rates."""
-    rates = {v: median(m["chain"]["switch_rate"] or 0 for m in seeds) for v, seeds in metrics.items()}
-    return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in metrics.items()}
+    rates = {v: median(m.get("chain/switch_rate", 0) for m in seeds) for v, seeds in models.items()}
+    return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in models.items()}
 
 
 def draw(data: str, found: Mapping) -> None:
     """docs/figures/stability_DATA.png."""
-    files = {v: [place(data, v, seed) / "stability.json" for seed in found["seeds"]] for v in found["models"]}
-    redraw(data, files, Path("docs", "figures", f"stability_{data}.png"), named)
+    seeds = {v: spread_seeds(spreads) for v, spreads in found["models"].items()}
+    redraw(data, seeds, Path("docs", "figures", f"stability_{data}.png"), named)
 
 
 def section(data: str, found: Mapping) -> list[str]:

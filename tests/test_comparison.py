@@ -204,9 +204,20 @@ def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
     assert kept(2, "b", "a")[1] == "python -m benchmarks.x seeds=2"
 
 
-def test_a_picture_whose_runs_are_not_here_stays(tmp_path, capsys):
-    runs.redraw("ring", {"ali": [tmp_path / "none.json"]}, tmp_path / "curves.png")
-    assert "none.json is not here" in capsys.readouterr().out and not (tmp_path / "curves.png").exists()
+def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(runs, "curves", lambda data, columns: drawn.append(columns))
+    monkeypatch.setattr(runs.plots, "save", lambda figure, path: None)
+    chain = {f"chain/{i}/share": i / 10 for i in (0, 1)} | {"chain/switch_rate": 0.5, "reference/test/share": 0.9}
+    runs.redraw("ring", {"ali": [chain], "more": [chain | {"chain/1/modes": 8}]}, tmp_path)
+    whole = {
+        "chain": {"0": {"share": 0}, "1": {"share": 0.1}, "switch_rate": 0.5},
+        "reference": {"test": {"share": 0.9}},
+    }
+    assert drawn.pop() == {"ali": [whole], "more": [whole]}, "a score that one of them lacks is not drawn"
+    summed = runs.summary([{"chain/switch_rate": v} for v in (3, 1, 1.5)])
+    assert runs.summary(runs.spread_seeds(summed)) == summed
+    assert stability.named({"n0": runs.spread_seeds(summed)}).keys() == {"n0 (switch rate 1.50)"}
 
 
 @pytest.mark.parametrize("name", ["a", "a name of some length (switch rate 0.50)", "long " * 60])
