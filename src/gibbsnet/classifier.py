@@ -75,7 +75,9 @@ def convolution(a: int, b: int) -> nn.Sequential:
 class Plan:
     """A judge's size and training, chosen by the size of the images.
 
-    shift: images are shifted by up to so many pixels each way; bf16: worth its rounding where the processor has it.
+    shift: images are shifted by up to so many pixels each way; bf16: worth its rounding where the processor has it; exact:
+    trained in float64.  In float32 another order of summation, by another processor or number of threads, is after some hundred
+    steps another judge (class scores of one model on digits then differ by .5); in float64 it is the same to 1e-13.
     """
 
     widths: tuple[int, ...]
@@ -86,15 +88,16 @@ class Plan:
     rate: float = 1e-2
     decay: float = 5e-2
     bf16: bool = False
+    exact: bool = False
 
 
 def plan(shape: Sequence[int]) -> Plan:
     """The plan for images of a shape (C, H, W): 8 x 8 digits, small grey images, or colour and everything larger."""
     channels, side = shape[0], max(shape[1:])
     if side <= 16:
-        return Plan(widths=(32, 64), features=32, epochs=40, batch=64, shift=1)
+        return Plan(widths=(32, 64), features=32, epochs=40, batch=64, shift=1, exact=True)
     if channels == 1 and side <= 32:
-        return Plan(widths=(16, 32, 64), features=64, epochs=4, batch=100, shift=2)
+        return Plan(widths=(16, 32, 64), features=64, epochs=4, batch=100, shift=2, exact=True)
     halvings = max(0, math.ceil(math.log2(side / 32)))  # larger images are first brought down to about 32 x 32
     return Plan(widths=(*[32] * halvings, 32, 64, 128, 256), features=128, epochs=24, batch=128, shift=4, bf16=True)
 
@@ -106,8 +109,8 @@ def train_judge(
 
     Arguments:
         data: images with labels.
-        seed: keys the initial weights, the order of the examples and all noise; on a CPU the same seed (and number of
-            threads) gives the same weights.
+        seed: keys the initial weights, the order of the examples and all noise; on a CPU the same seed gives the same weights,
+            to float32's last digit where the plan is exact, else with the same processor and number of threads.
         device: where to train; a GPU if there is one.
         plan: the network and its schedule; by the images' size unless given.
         log: called with one line per epoch.
@@ -126,9 +129,10 @@ def train_judge(
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the global generator alone
         torch.manual_seed(seed_of(seed, "judge"))
         judge = Judge(data.shape, data.classes, plan.widths, plan.features)
-    judge = judge.to(device, memory_format=torch.channels_last)
+    dtype = torch.float64 if plan.exact else torch.float32
+    judge = judge.to(device, dtype, memory_format=torch.channels_last)
     validation = fit(judge, data, plan, seed, device, log)
-    judge = judge.to("cpu", memory_format=torch.contiguous_format).eval()
+    judge = judge.to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
     return judge, {
         "data": data.name,
         "digest": data.digest,
@@ -153,7 +157,7 @@ def fit(judge: Judge, data: DataSet, plan: Plan, seed: int, device: torch.device
             x, y = view(data, indices, plan.shift, Noise(seed, epoch, batch, "judge view", device=device))
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16 and has_bf16(device)):
                 logits = judge(x.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits.float(), y)
+            loss = functional.cross_entropy(logits.to(judge.head.weight.dtype), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
