@@ -37,23 +37,24 @@ def points(n=B):
 @pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
-    plain, base, cycle, gibbs, old, both, short, cut, untied = configs.values()
+    plain, base, cycle, gibbs, old, both, short, mixed, cut, untied = configs.values()
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
-    assert told == [None, None, None, None, "embed", "embed", "embed", None, None]
+    assert told == [*[None] * 4, *["embed"] * 4, None, None]
     for config in configs.values():
         for part in ("network", "critics", "optim", "penalty", "data"):
             assert config[part] == base[part], part
         assert config["graph"]["x"] == base["graph"]["x"] and config["size"]["z"] == base["size"]["z"]
         assert config["graph"]["z"]["bound"] == base["graph"]["z"]["bound"]
     own, floor = compare.FLOORS[data]
-    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 8]
-    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0, 0]
+    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 9]
+    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
     assert all(c["game"] == base["game"] for c in configs.values())
     assert plain["chains"] == base["chains"] == cycle["chains"]
     assert old | {"command": None} == both | {"command": None}, "but for the cycle loss"
     assert (short["chains"] == old["chains"]) == (data == "grid")  # so it is left out there, below
     assert short["chains"]["unclamped"]["steps"] == [0, 1] and short["chains"]["clamped"] == old["chains"]["clamped"]
     assert short["chains"]["unclamped"] | {"steps": None} == old["chains"]["unclamped"] | {"steps": None}
+    assert mixed["chains"]["unclamped"] == old["chains"]["unclamped"] | {"steps": [1, 4], "unswept": 0.5}
     assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, old, cut)] == [3, 3, 1]
     assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"] == old["graph"]
     assert [c["chains"]["unclamped"].pop("persistent") for c in (gibbs, old)] == [0.0, 0.5]
