@@ -46,6 +46,18 @@ def test_same_seed_gives_the_same_judge_and_leaves_the_global_generator_alone(di
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_the_number_of_threads_makes_no_other_judge(digits):
+    short = replace(plan(digits.shape), epochs=4)
+    threads, hashes = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            hashes.append(train_judge(digits, plan=short, **QUIET)[1]["sha256"])
+    finally:
+        torch.set_num_threads(threads)
+    assert hashes[0] == hashes[1]
+
+
 def test_the_test_split_has_no_part_in_training(digits):
     other = replace(digits, test=Split(255 - digits.test.x[:100], digits.test.y[:100]))
     short = replace(plan(digits.shape), epochs=1)
