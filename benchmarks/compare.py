@@ -21,9 +21,11 @@ from gibbsnet.config import load
 DATA = ("ring", "grid", "digits", "mnist", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
-YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
-OLD = ["model=gibbsnet", "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
-# Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there.
+PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "chains.unclamped.unswept=0.0"]
+YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
+OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
+# Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there,
+# "{steps}" how GibbsNet as published is swept there.
 CONTENDERS = {
     "ali": [*ALI, "size.floor={own}"],
     "ali_floor": [*ALI, "size.floor={floor}"],
@@ -36,6 +38,7 @@ CONTENDERS = {
     "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0"],
 }
+SWEEPS = {"ring": "1", "grid": "[0,1]", "digits": "[0,3]", "mnist": "[0,3]", "cifar10": "[0,3]"}
 # As deep as GibbsNet's chain there.
 SWEPT = {"ring": "untied", "grid": "untied", "digits": "untied3", "mnist": "untied3", "cifar10": "untied3"}
 # ALI's own, GibbsNet's; on CIFAR-10 they are one.
@@ -82,7 +85,8 @@ def rows(data: str) -> list[str]:
 def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
     """A contender's command line, without its seed and steps."""
     own, floor = FLOORS[data]
-    chosen = [s.format(own=own, floor=floor, untied=SWEPT[data]) for s in CONTENDERS[model]]
+    words = {"own": own, "floor": floor, "untied": SWEPT[data], "steps": SWEEPS[data]}
+    chosen = [s.format(**words) for s in CONTENDERS[model]]
     return [f"experiment={data}", f"data={data}", *chosen, *more]
 
 
