@@ -21,7 +21,7 @@ from gibbsnet.config import load
 DATA = ("ring", "grid", "digits", "mnist", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
-PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "chains.unclamped.unswept=0.0"]
+PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}"]
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
 # Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there,
@@ -34,7 +34,7 @@ CONTENDERS = {
     "gibbsnet_persistent": OLD,
     "gibbsnet_cycle": [*OLD, "game.cycle=1.0"],
     "gibbsnet_short": [*OLD, "chains.unclamped.steps=[0,1]"],
-    "gibbsnet_mixed": [*OLD, "chains.unclamped.steps=[1,4]", "chains.unclamped.unswept=0.5"],
+    "gibbsnet_mixed": [*OLD, "chains.unclamped.steps=[0,[1,4]]"],
     "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0"],
 }

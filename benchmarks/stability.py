@@ -51,9 +51,8 @@ def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
 
 
 def settings(data: str, variant: str) -> list[str]:
-    """A variant's command line, without its seed: the experiment, but N neither rises nor skips batches unless it says so."""
-    plain = [f"{CHAIN}.rise=0", f"{CHAIN}.unswept=0.0"]
-    return [f"experiment={data}", "model=gibbsnet", f"data={data}", *plain, *VARIANTS[variant]]
+    """A variant's command line, without its seed: the experiment, whose N does not rise but where the variant says so."""
+    return [f"experiment={data}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *VARIANTS[variant]]
 
 
 def place(data: str, variant: str, seed: int) -> Path:

@@ -54,7 +54,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert (short["chains"] == old["chains"]) == (data == "grid")  # so it is left out there, below
     assert short["chains"]["unclamped"]["steps"] == [0, 1] and short["chains"]["clamped"] == old["chains"]["clamped"]
     assert short["chains"]["unclamped"] | {"steps": None} == old["chains"]["unclamped"] | {"steps": None}
-    assert mixed["chains"]["unclamped"] == old["chains"]["unclamped"] | {"steps": [1, 4], "unswept": 0.5}
+    assert mixed["chains"]["unclamped"] == old["chains"]["unclamped"] | {"steps": [0, [1, 4]]}
     assert [c["chains"]["unclamped"].pop("grad_draws") for c in (gibbs, old, cut)] == [3, 3, 1]
     assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"] == old["graph"]
     assert [c["chains"]["unclamped"].pop("persistent") for c in (gibbs, old)] == [0.0, 0.5]

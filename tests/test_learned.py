@@ -189,11 +189,10 @@ def test_the_pairing_rule_holds():
         ("gibbsnet", ["chains.unclamped.learned=[w]"], "starts w from moments, which are a Gaussian variable's alone"),
         ("gibbsnet", ["chains.unclamped.learned=[x]"], "starts x from moments"),
         ("gibbsnet", ["chains.unclamped.rise=-1"], "rise is a number of batches >= 0: got -1"),
-        ("gibbsnet", ["chains.unclamped.unswept=1.0"], "no batch would sweep: say steps: 0"),
         (
             "gibbsnet",
-            ["chains.unclamped.unswept=0.5", "chains.unclamped.steps=1", "chains.unclamped.start_from_data=0.5"],
-            "start_from_data needs steps >= 1 and unswept = 0",
+            ["chains.unclamped.steps=[0,[1,4]]", "chains.unclamped.start_from_data=0.5"],
+            "start_from_data needs steps >= 1",
         ),
         ("gibbsnet", ["chains.unclamped.rise=9", "chains.unclamped.blocks=[x,z]"], "both chains end on z given x"),
     ],
@@ -203,7 +202,7 @@ def test_refusals(model, settings, words):
         build(load([f"model={model}", "data=ring", *settings]), (2,))
 
 
-@pytest.mark.parametrize("option", [{"learned": ["z"]}, {"rise": 3}, {"unswept": 0.5}])
+@pytest.mark.parametrize("option", [{"learned": ["z"]}, {"rise": 3}])
 def test_they_are_the_unclamped_chain_s(option):
     config = load(["model=gibbsnet", "data=ring"])
     config["chains"]["clamped"] |= option
@@ -222,28 +221,37 @@ def test_sweeps_rise():
     assert ranges == {0: (0, 0), 24: (0, 0), 25: (0, 1), 50: (0, 2), 74: (0, 2), 75: (0, 3), 1000: (0, 3)}
     assert chain.range == (0, 3) and chain.during(75).rise == 0
     dreaming = Chain(["z", "x"], ["z", "x"], (0, 3), rise=100, present=["x"], dream_every=2)
+    several = Chain(["z", "x"], ["z", "x"], (0, (1, 4)), rise=100)
+    assert [several.during(k).ranges[1] for k in (0, 25, 99)] == [(1, 1), (1, 2), (1, 4)]
     assert dreaming.during(50).present == () and dreaming.during(51).present == ["x"]
     lengths = {chain.during(60).length(Noise(k)) for k in range(40)}
     assert lengths == {0, 1, 2}
 
 
-def test_a_share_of_the_batches_takes_no_sweep():
-    chain = Chain(["z", "x"], ["z", "x"], (1, 4), unswept=0.5)
+def test_each_batch_takes_one_of_several_ranges():
+    chain = Chain(["z", "x"], ["z", "x"], (0, (1, 4)))
     lengths = [chain.length(Noise(k)) for k in range(2000)]
     counts = [lengths.count(n) for n in range(5)]
     for count, share in zip(counts, (0.5, *[0.125] * 4), strict=True):  # four standard errors
         assert abs(count / 2000 - share) < 4 * (share * (1 - share) / 2000) ** 0.5
-    assert sum(counts) == 2000 and chain.range == (0, 4) and chain.swept == (1, 4)
+    assert sum(counts) == 2000 and chain.range == (0, 4) and chain.ranges == ((0, 0), (1, 4))
     for k in range(20):  # one decision for all of a batch's parts, the same on every rank
         assert chain.length(Noise(k, rank=1, ranks=2)) == chain.length(Noise(k).among(slice(0, 3), 8)) == lengths[k]
-    rising = Chain(["z", "x"], ["z", "x"], (1, 4), unswept=0.5, rise=100)
-    assert (rising.during(0).range, rising.during(0).swept, rising.during(99).range) == ((0, 1), (1, 1), (0, 4))
+    thirds = [Chain(["z", "x"], ["z", "x"], [0, 2, [5, 5]]).length(Noise(k)) for k in range(900)]
+    assert all(abs(thirds.count(n) / 900 - 1 / 3) < 4 * (2 / 9 / 900) ** 0.5 for n in (0, 2, 5))
 
 
-def test_pairing_is_checked_without_a_sweep_too():
-    with pytest.raises(ValueError, match="both chains end on z given x"):
-        build(load(["model=gibbsnet", "data=ring", "chains.unclamped.start=[x,z]", "chains.unclamped.steps=1",
-                    "chains.unclamped.unswept=0.5"]), (2,))  # fmt: skip
+def test_every_one_of_several_ranges_is_checked():
+    for steps in ([1, [0, 2]], [[1, 2], [0, 0]]):
+        with pytest.raises(ValueError, match="both chains end on z given x"):
+            build(
+                load(
+                    ["model=gibbsnet", "data=ring", "chains.unclamped.start=[x,z]", f"chains.unclamped.steps={steps}"]
+                ),
+                (2,),
+            )
+    with pytest.raises(ValueError, match=r"steps must be a number of sweeps >= 0 or a range"):
+        Chain(["z", "x"], ["z", "x"], (0, (4, 1)))
 
 
 def test_a_game_early_in_the_rise_is_ali_s_and_a_late_one_gibbsnet_s():

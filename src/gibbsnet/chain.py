@@ -59,45 +59,41 @@ class Chain:
     Arguments:
         start: variables in the order of the start pass.
         blocks: what one sweep draws, in order.
-        steps: number of sweeps N in training, or its range (low, high), drawn per batch, equal on all ranks.
+        steps: number of sweeps N in training, or its range (low, high), drawn per batch, equal on all ranks; or several of
+            these, (0, (1, 4)), of which each batch takes one, all equally likely.
         grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
         mode: stances; a variable that is not named is free and heard.
         start_from_data: share of the examples that start whose start pass is replaced, where data are given, by the data.
         persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
-        unswept: share of the training batches that take no sweep, beside those that `steps` leaves without one.
         rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
         dream_every: every so many training batches the chain dreams instead: stances and present are left out; 0 = never.
     """
 
     start: Sequence[str | Sequence[str]]
     blocks: Sequence[str | Sequence[str]] = ()
-    steps: int | tuple[int, int] = 0
+    steps: int | tuple[int, int] | Sequence[int | tuple[int, int]] = 0
     grad_draws: int = 3
     mode: Mapping[str, Stance] = field(default_factory=dict)
     start_from_data: float = 0.0
     persistent: float = 0.0
     present: Sequence[str] = ()
     learned: Sequence[str] = ()
-    unswept: float = 0.0
     rise: int = 0
     dream_every: int = 0
 
     def __post_init__(self):
-        low, high = self.swept
-        if not 0 <= low <= high:
+        if not all(0 <= low <= high for low, high in self.ranges):
             raise ValueError(f"steps must be a number of sweeps >= 0 or a range [low, high]: got {self.steps}")
-        if high and not self.blocks:
+        if self.range[1] and not self.blocks:
             raise ValueError(f"steps = {self.steps}, but the chain has no blocks to sweep over")
-        for name in ("start_from_data", "persistent", "unswept"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
+        for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
+            if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]: got {share}")
-        if self.unswept == 1:
-            raise ValueError("unswept=1.0: no batch would sweep: say steps: 0")
         if self.start_from_data and self.range[0] == 0:
             raise ValueError(
-                "start_from_data needs steps >= 1 and unswept = 0: without a sweep the data themselves would be the chain's state"
+                "start_from_data needs steps >= 1: without a sweep the data themselves would be the chain's state"
             )
         for name, batches in (("dream_every", self.dream_every), ("rise", self.rise)):
             if batches < 0:
@@ -106,15 +102,18 @@ class Chain:
             raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
 
     @property
-    def swept(self) -> tuple[int, int]:
-        """(least, greatest) number of sweeps of the batches that are not `unswept`."""
-        return (self.steps, self.steps) if isinstance(self.steps, int) else tuple(self.steps)
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The (least, greatest) numbers of sweeps of which each training batch takes one pair, all equally likely."""
+        if isinstance(self.steps, int):
+            return ((self.steps, self.steps),)
+        if all(isinstance(s, int) for s in self.steps):
+            return (tuple(self.steps),)
+        return tuple((s, s) if isinstance(s, int) else tuple(s) for s in self.steps)
 
     @property
     def range(self) -> tuple[int, int]:
         """(least, greatest) number of sweeps."""
-        low, high = self.swept
-        return 0 if self.unswept else low, high
+        return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
 
     @property
     def clamped(self) -> frozenset[str]:
@@ -135,10 +134,9 @@ class Chain:
         chain = self.dreaming if self.dream_every and step % self.dream_every == 0 else self
         return replace(chain, steps=self.risen(step), rise=0) if self.rise else chain
 
-    def risen(self, step: int) -> tuple[int, int]:
-        """The range of steps of this training batch: each of its lengths is added after an equal part of the rise."""
-        low, high = self.swept
-        return low, min(high, low + step * (high - low + 1) // self.rise)
+    def risen(self, step: int) -> tuple[tuple[int, int], ...]:
+        """The ranges of steps of this training batch: each of a range's lengths is added after an equal part of the rise."""
+        return tuple((low, min(high, low + step * (high - low + 1) // self.rise)) for low, high in self.ranges)
 
     @property
     def dreaming(self) -> "Chain":
@@ -159,9 +157,9 @@ class Chain:
 
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
-        if self.unswept and noise.at("unswept").chance(self.unswept):
-            return 0
-        low, high = self.swept
+        low, high = self.ranges[0]
+        if len(self.ranges) > 1:  # by the name this option first had: recorded runs can be repeated
+            low, high = self.ranges[noise.at("unswept").integer(0, 2**24 - 1) * len(self.ranges) >> 24]
         return low if low == high else noise.at("steps").integer(low, high)
 
     def draws(self, steps: int) -> list[Block]:
@@ -551,9 +549,9 @@ def check_hearing(graph: Graph, clamped: Chain, unclamped: Chain, critics: Seque
                 )
 
 
-def _lengths(chain: Chain) -> range:
+def _lengths(chain: Chain) -> list[int]:
     """Numbers of sweeps that show every way in which the chain can end."""
-    return range(chain.range[0], min(chain.range[1], chain.range[0] + 2) + 1)
+    return sorted({n for low, high in chain.ranges for n in range(low, min(high, low + 2) + 1)})
 
 
 def _held(chain: Chain) -> set[str]:

@@ -58,7 +58,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
     **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),
     **dict.fromkeys(
-        [f"chains.{c}.{share}" for c in ("clamped", "unclamped") for share in ("persistent", "start_from_data", "unswept")],
+        [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
         ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
     ),
     "optim.betas": (
@@ -218,7 +218,9 @@ def _require_type(key: str, old: Any, new: Any) -> None:
     new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
     if key.startswith("chains.") and key.endswith(".steps"):
         if not _is_sweeps(new):
-            raise ConfigError(f"{key}={new}: expected a number of sweeps, such as 3, or a range, such as [1,4]")
+            raise ConfigError(
+                f"{key}={new}: expected a number of sweeps, such as 3, a range, such as [1,4], or several, such as [0,[1,4]]"
+            )
         return
     if old is None or new is None:
         return
@@ -236,6 +238,11 @@ def _require_type(key: str, old: Any, new: Any) -> None:
 
 
 def _is_sweeps(value: Any) -> bool:
+    several = isinstance(value, list) and any(isinstance(v, list) for v in value)
+    return all(map(_is_range, value)) if several else _is_range(value)
+
+
+def _is_range(value: Any) -> bool:
     return type(value) is int or (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value))
 
 

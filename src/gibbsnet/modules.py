@@ -566,7 +566,7 @@ class HALI(GibbsNet):
 
 
 def _refuse_for_the_clamped(chain: Chain) -> None:
-    own = ("present", "dream_every", "learned", "unswept", "rise", "persistent", "start_from_data")
+    own = ("present", "dream_every", "learned", "rise", "persistent", "start_from_data")
     if said := [option for option in own if getattr(chain, option)]:
         raise ValueError(
             f"the clamped chain *is* the present: {', '.join(said)} can be said of the unclamped chain alone"

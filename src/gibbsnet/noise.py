@@ -59,10 +59,6 @@ class Noise:
         self._host = self._host or torch.Generator().manual_seed(seed_of(*self.key))
         return int(torch.randint(low, high + 1, (), generator=self._host))
 
-    def chance(self, share: float) -> bool:
-        """True with this probability, the same on every rank.  The host draws it, as in `integer`."""
-        return self.integer(0, 2**24 - 1) < share * 2**24
-
     def _local(self, draw, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         batch, rest = self.batch or shape[0], shape[1:]
         everyone = draw(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
