@@ -18,19 +18,18 @@ from benchmarks.contenders import clock
 from benchmarks.runs import finished, integer, numbers, options, summary, table
 from gibbsnet.config import load
 
-# experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: steps
-# of ALI and GibbsNet took 14 and 27 ms of one thread, the latter on a slower machine, HALI's 19 ms with matrix products in bf16
-# and 22 in fp32, at another time. Tuning used other seeds: on digits 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9
-# with a floor of .15 and 12,000 steps, on 12 to 14 with 14,000 steps in fp32, on 29 to 32 with a smaller critic, on 38 to 40
-# without whitening and on 44 and 45 with 13,800 steps; GibbsNet on 7 to 9 without persistent chains and on 17 to 19 with
-# 12,000 steps.
+# experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: a step
+# of ALI takes some 14 and of HALI 22 ms of one thread, GibbsNet's 1.31 times ALI's (docs/findings.md). Tuning used other seeds:
+# on digits 10 and 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9 with a floor of .15 and 12,000 steps, on 12 to 14
+# with 14,000 steps, on 29 to 32 with a smaller critic, on 38 to 40 without whitening, on 44 and 45 with 13,800 steps and on 47 to
+# 49 in bf16; GibbsNet on 7 to 9 without persistent chains, and with N in 0..3 on 17 to 19 and 26 to 28.
 TABLES = {
     "digits": (
         "digits",
         {
             "ali": (["steps=15200"], (7, 8, 9)),
-            "hali": (["steps=12000", "size.floor=0.12", "trainer.precision=bf16-mixed"], (47, 48, 49)),
-            "gibbsnet": (["steps=9500"], (26, 27, 28)),
+            "hali": (["steps=12000", "size.floor=0.12"], (53, 54, 55)),
+            "gibbsnet": (["steps=10900"], (50, 51, 52)),
         },
     ),
     "digits_floor": ("digits", {"ali": (["steps=15200"], (7, 8, 9))}),

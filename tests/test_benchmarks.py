@@ -112,7 +112,7 @@ def test_the_tables_cost_is_that_of_their_steps(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"digits/{m}: 20.0 ms a step, {config['steps'] / 50:.0f} CPU seconds" for m, config in asked.items()
     ]
-    assert asked["hali"]["trainer"]["precision"] == "bf16-mixed" and asked["ali"]["steps"] == 15200
+    assert asked["hali"]["size"]["floor"] == 0.12 and asked["ali"]["steps"] == 15200
     results.main(["digits", "clock=3", "models=ali"])
     assert capsys.readouterr().out == "digits/ali: 20.0 ms a step, 304 CPU seconds\n"
 
