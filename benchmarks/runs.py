@@ -88,19 +88,33 @@ def finished(settings: Sequence[str]) -> Path:
 def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | None:
     """Writes what was found into the record, data -> {seeds, settings, models}; returns it.
 
-    Models that were not run again stay beside those that were, if their seeds and settings are the same.  If not, nothing is
-    written, and None is returned: only all the usual models, and all that are recorded, take the place of other seeds.
+    Models that were not run again stay beside those that were, if their seeds, settings and judge are the same.  If not, nothing
+    is written, and None is returned: only all the usual models, and all that are recorded, take the place of other seeds.
     """
     record = json.loads(path.read_text()) if path.exists() else {}
     old = record.get(data, {"models": {}})
     alike = all(old.get(key, []) == found[key] for key in ("seeds", "settings"))
-    if old["models"] and not alike and not {*usual, *old["models"]} <= found["models"].keys():
+    whole = {*old["models"]} <= found["models"].keys()
+    here, there = judges(found["models"]), judges(old["models"])
+    if alike and not whole and here and there and here != there:
+        print(
+            f"not written: {path} has {data} under another judge, test images {there}, here {here}; run all of its models"
+        )
+        return None
+    if old["models"] and not alike and not (whole and {*usual} <= found["models"].keys()):
         print(f"not written: {path} has {data} of other seeds or settings; run all of its models to replace them")
         return None
     record[data] = {**found, "models": {**old["models"], **found["models"]} if alike else found["models"]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def judges(models: Mapping[str, Sequence[Mapping] | Mapping]) -> set[float]:
+    """The judges of a record's models, known by what they say of the test images: class scores, where they are recorded."""
+    seeds = [seed for of in models.values() for seed in ([of] if isinstance(of, Mapping) else of)]
+    scores = [seed["reference/test/class_score"] for seed in seeds if "reference/test/class_score" in seed]
+    return {round(score["median"] if isinstance(score, Mapping) else score, 3) for score in scores}
 
 
 def command(start: str, found: Mapping, usual: Iterable[str]) -> str:
@@ -117,20 +131,25 @@ def head(title: str, more: str = "") -> list[str]:
 
 
 def redraw(data: str, models: Mapping[str, Sequence[Mapping[str, float]]], path: Path, named: Callable = dict) -> None:
-    """Draws the curves of a record's models: those of scores at steps of the chain that all of them have.
+    """Draws the curves of a record's models: those of scores at steps of the chain, and references, that all of them have.
 
     named: gives the models their names in the legend.
     """
     everyone = [seed for seeds in models.values() for seed in seeds]
     drawn = {n for n in everyone[0] if all(n in seed for seed in everyone)}
+    if sum(n.endswith("/joint_distance") and n.startswith("chain/") for n in drawn) < 2:
+        print(f"{path} is not drawn: its models have no curve in common")
+        return
     shown = {
-        m: [{n: v for n, v in seed.items() if n in drawn or not _at_a_step(n)} for seed in s] for m, s in models.items()
+        m: [{n: v for n, v in seed.items() if n in drawn or not _of_all(n)} for seed in seeds]
+        for m, seeds in models.items()
     }
     plots.save(curves(data, {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()}), path)
 
 
-def _at_a_step(name: str) -> bool:
-    return name.startswith("chain/") and name.count("/") == 2
+def _of_all(name: str) -> bool:
+    """Whether a number is drawn only where all models have it."""
+    return name.startswith("reference/") or (name.startswith("chain/") and name.count("/") == 2)
 
 
 def spread_seeds(summed: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:

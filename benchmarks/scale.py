@@ -138,6 +138,7 @@ def trained(folder: Path, ranks: int, batch: int, steps: int) -> float:
     """Images per second of a whole training of digits by so many gloo processes."""
     run = folder / f"{ranks} {batch}"
     settings = [
+        "chains.unclamped.steps=[0,3]",
         f"run={run}",
         f"judges={folder}",
         f"data.batch_size={batch}",

@@ -37,7 +37,7 @@ SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]"]
 MODELS = {
     "ALI": ["model=ali"],
     "HALI": ["model=hali"],
-    "GibbsNet": ["model=gibbsnet"],
+    "GibbsNet": ["model=gibbsnet", "chains.unclamped.steps=[0,3]"],
     "GibbsNet, persistent chains": [*SWEPT, "chains.unclamped.persistent=0.5"],
     "GibbsNet, relativistic, from data": [*SWEPT, "chains.unclamped.start_from_data=0.5", "game.loss=relativistic"],
 }

@@ -163,6 +163,8 @@ def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, t
     record = json.loads((tmp_path / "docs/comparison.json").read_text())["ring"]
     share = {m: [s["samples/share"] for s in seeds] for m, seeds in record["models"].items()}
     assert record["seeds"] == [1, 2] and all(len(s) == 2 for s in share.values())
+    pictured = {"chain/1/sliced_wasserstein", "reference/test/share"}  # and not in the table
+    assert all(seed.keys() >= pictured for seeds in record["models"].values() for seed in seeds)
     page = (tmp_path / "docs/comparison.md").read_text()
     differences = sorted(b - a for a, b in zip(*share.values(), strict=True))
     low, high = (f"{d:+.4g}" for d in differences)
@@ -195,27 +197,43 @@ def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(s
 
 def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
     def kept(seed, *models):
-        found = {"seeds": [seed], "settings": [], "models": dict.fromkeys(models, seed)}
+        found = {"seeds": [seed], "settings": [], "models": {m: [{"seed": seed}] for m in models}}
         return runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"]), runs.command("x", found, ["a", "b"])
 
     assert kept(1, "a", "b", "more")[0]["ring"]["seeds"] == [1]
     assert kept(2, "a", "b")[0] is None and "not written" in capsys.readouterr().out, "more would be lost"
-    assert kept(2, "b", "a", "more")[0]["ring"]["models"] == {"b": 2, "a": 2, "more": 2}
+    assert kept(2, "b", "a", "more")[0]["ring"]["models"] == {m: [{"seed": 2}] for m in ("b", "a", "more")}
     assert kept(2, "a")[1] == "python -m benchmarks.x seeds=2 models=a"
     assert kept(2, "b", "a")[1] == "python -m benchmarks.x seeds=2"
 
 
-def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch):
+def test_models_under_another_judge_do_not_join(tmp_path, capsys):
+    def kept(model, score):
+        seeds = [{"reference/test/class_score": score, "samples/class_score": 9.0}] if score else [{}]
+        found = {"seeds": [1], "settings": [], "models": {model: seeds}}
+        return runs.keep(tmp_path / "record.json", "digits", found, ["a", "b"])
+
+    assert kept("old", None) and kept("a", 9.5), "of what is older the judge is not known"
+    assert kept("b", 9.4) is None and "under another judge, test images {9.5}, here {9.4}" in capsys.readouterr().out
+    assert kept("b", 9.5)["digits"]["models"].keys() == {"old", "a", "b"}
+
+
+def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(runs, "curves", lambda data, columns: drawn.append(columns))
     monkeypatch.setattr(runs.plots, "save", lambda figure, path: None)
-    chain = {f"chain/{i}/share": i / 10 for i in (0, 1)} | {"chain/switch_rate": 0.5, "reference/test/share": 0.9}
-    runs.redraw("ring", {"ali": [chain], "more": [chain | {"chain/1/modes": 8}]}, tmp_path)
-    whole = {
-        "chain": {"0": {"share": 0}, "1": {"share": 0.1}, "switch_rate": 0.5},
-        "reference": {"test": {"share": 0.9}},
+    chain = {f"chain/{i}/joint_distance": i / 10 for i in (0, 1)} | {
+        "chain/switch_rate": 0.5,
+        "reference/test/share": 0.9,
     }
-    assert drawn.pop() == {"ali": [whole], "more": [whole]}, "a score that one of them lacks is not drawn"
+    runs.redraw(
+        "ring", {"ali": [chain], "more": [chain | {"chain/1/modes": 8, "reference/gaussian/share": 0.1}]}, tmp_path
+    )
+    whole = {"chain": {str(i): {"joint_distance": i / 10} for i in (0, 1)} | {"switch_rate": 0.5}}
+    whole |= {"reference": {"test": {"share": 0.9}}}
+    assert drawn.pop() == {"ali": [whole], "more": [whole]}, "what one of them lacks is not drawn"
+    runs.redraw("ring", {"ali": [chain], "more": [{"chain/0/joint_distance": 1.0}]}, tmp_path)
+    assert not drawn and "no curve in common" in capsys.readouterr().out
     summed = runs.summary([{"chain/switch_rate": v} for v in (3, 1, 1.5)])
     assert runs.summary(runs.spread_seeds(summed)) == summed
     assert stability.named({"n0": runs.spread_seeds(summed)}).keys() == {"n0 (switch rate 1.50)"}
@@ -236,6 +254,7 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     record = json.loads((tmp_path / "docs/stability.json").read_text())["ring"]
     assert record["models"].keys() == {"n0", "unshared", "learned"}
     assert all(f"chain/{i}/joint_distance" in record["models"]["n0"] for i in (0, 1, 3))
+    assert "reference/test/share" in record["models"]["n0"], "the picture shows it"
     assert "reference/test/joint_distance" in (tmp_path / "docs/stability.md").read_text()
     assert (tmp_path / "docs/figures/stability_ring.png").stat().st_size < 200 * 1024
 

@@ -44,7 +44,9 @@ def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(tmp_
         ("steps=-3", ["steps", "at least 1"]),
         ("data.batch_size=0", ["data.batch_size", "at least 1"]),
         ("restart=1", ["restart", "true or false"]),
-        ("chains.unclamped.steps=[1,2,3]", ["chains.unclamped.steps"]),
+        ("chains.unclamped.steps=[]", ["chains.unclamped.steps", "[0,[1,4]]"]),
+        ("chains.unclamped.steps=[1,2.5]", ["chains.unclamped.steps"]),
+        ("chains.unclamped.steps=[0,[1,true]]", ["chains.unclamped.steps"]),
         ("chains.unclamped.steps=[0,[1,2,3]]", ["chains.unclamped.steps", "[0,[1,4]]"]),
         ("model=gibsnet", ["gibsnet", "gibbsnet"]),
         ("defaults.model=hali", ["unknown key 'defaults.model'"]),
@@ -68,6 +70,7 @@ def test_a_mistake_is_one_line_that_names_the_key_and_what_was_expected(argument
 def test_an_integer_will_do_for_a_number_and_a_range_for_a_number_of_sweeps():
     assert load(["optim.lr=1"])["optim"]["lr"] == 1
     assert load(["chains.unclamped.steps=[1,4]"])["chains"]["unclamped"]["steps"] == [1, 4]
+    assert load(["chains.unclamped.steps=[0,1,1]"])["chains"]["unclamped"]["steps"] == [0, 1, 1]
     assert load(["chains.unclamped.steps=[0,[1,4]]"])["chains"]["unclamped"]["steps"] == [0, [1, 4]]
     assert load(["chains.unclamped.steps=5"])["chains"]["unclamped"]["steps"] == 5
 

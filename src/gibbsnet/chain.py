@@ -60,7 +60,7 @@ class Chain:
         start: variables in the order of the start pass.
         blocks: what one sweep draws, in order.
         steps: number of sweeps N in training, or its range (low, high), drawn per batch, equal on all ranks; or several of
-            these, (0, (1, 4)), of which each batch takes one, all equally likely.
+            these, (0, (1, 4)) or (0, 1, 1), of which each batch takes one, all equally likely.  Two numbers are a range.
         grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
         mode: stances; a variable that is not named is free and heard.
         start_from_data: share of the examples that start whose start pass is replaced, where data are given, by the data.
@@ -84,8 +84,10 @@ class Chain:
     dream_every: int = 0
 
     def __post_init__(self):
-        if not all(0 <= low <= high for low, high in self.ranges):
-            raise ValueError(f"steps must be a number of sweeps >= 0 or a range [low, high]: got {self.steps}")
+        if not self.ranges or not all(0 <= low <= high for low, high in self.ranges):
+            raise ValueError(
+                f"steps must be a number of sweeps >= 0, a range [low, high], or several of these: got {self.steps}"
+            )
         if self.range[1] and not self.blocks:
             raise ValueError(f"steps = {self.steps}, but the chain has no blocks to sweep over")
         for name, share in (("start_from_data", self.start_from_data), ("persistent", self.persistent)):
@@ -106,7 +108,7 @@ class Chain:
         """The (least, greatest) numbers of sweeps of which each training batch takes one pair, all equally likely."""
         if isinstance(self.steps, int):
             return ((self.steps, self.steps),)
-        if all(isinstance(s, int) for s in self.steps):
+        if len(self.steps) == 2 and all(isinstance(s, int) for s in self.steps):
             return (tuple(self.steps),)
         return tuple((s, s) if isinstance(s, int) else tuple(s) for s in self.steps)
 
@@ -158,7 +160,9 @@ class Chain:
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
         low, high = self.ranges[0]
-        if len(self.ranges) > 1:  # by the name this option first had: recorded runs can be repeated
+        if (
+            len(self.ranges) > 1
+        ):  # the key is the name this option had when docs/comparison.json was made: so it can be repeated
             low, high = self.ranges[noise.at("unswept").integer(0, 2**24 - 1) * len(self.ranges) >> 24]
         return low if low == high else noise.at("steps").integer(low, high)
 

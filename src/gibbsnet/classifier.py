@@ -76,8 +76,9 @@ class Plan:
     """A judge's size and training, chosen by the size of the images.
 
     shift: images are shifted by up to so many pixels each way; bf16: worth its rounding where the processor has it; exact:
-    trained in float64.  In float32 another order of summation, by another processor or number of threads, is after some hundred
-    steps another judge (class scores of one model on digits then differ by .5); in float64 it is the same to 1e-13.
+    trained in float64, and on the CPU, where noise is the same for all.  In float32 another order of summation, by another
+    processor or number of threads, is after some hundred steps another judge (class scores of one model on digits then differ by
+    .5); in float64 it is the same within 1e-12.
     """
 
     widths: tuple[int, ...]
@@ -111,21 +112,21 @@ def train_judge(
         data: images with labels.
         seed: keys the initial weights, the order of the examples and all noise; on a CPU the same seed gives the same weights,
             to float32's last digit where the plan is exact, else with the same processor and number of threads.
-        device: where to train; a GPU if there is one.
+        device: where to train; unless given a GPU if there is one, but the CPU where the plan is exact.
         plan: the network and its schedule; by the images' size unless given.
         log: called with one line per epoch.
 
     Returns:
         The judge, in eval mode on the CPU, and its facts: data, accuracy (test), n (test images), validation_accuracy,
-        seed and sha256 (of the weights).
+        seed, exact (see `Plan`) and sha256 (of the weights).
 
     Raises:
         ValueError: when the data set has no labels or is not made of images.
     """
     if data.classes == 0 or len(data.shape) != 3:
         raise ValueError(f"a judge needs labelled images, and {data.name} has none")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     plan = plan or globals()["plan"](data.shape)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() and not plan.exact else "cpu"))
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the global generator alone
         torch.manual_seed(seed_of(seed, "judge"))
         judge = Judge(data.shape, data.classes, plan.widths, plan.features)
@@ -140,6 +141,7 @@ def train_judge(
         "n": len(data.test),
         "validation_accuracy": validation,
         "seed": seed,
+        "exact": plan.exact,
         "sha256": weights_hash(judge.cpu()),
     }
 

@@ -40,6 +40,7 @@ def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
     return type(value) in (int, float) and least <= value <= most
 
 
+SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
 # What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
@@ -61,6 +62,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
         ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
     ),
+    **dict.fromkeys((f"chains.{chain}.steps" for chain in ("clamped", "unclamped")), (SWEEPS, lambda v: _is_sweeps(v))),
     "optim.betas": (
         "two numbers in [0, 1)",
         lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(b, 0, 1) and b < 1 for b in v),
@@ -214,13 +216,9 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _require_type(key: str, old: Any, new: Any) -> None:
-    """Refuses a value of another kind; a null may become anything, a number of sweeps may become a range."""
+    """Refuses a value of another kind; a null may become anything, and `check` looks at sweeps, which have several forms."""
     new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
     if key.startswith("chains.") and key.endswith(".steps"):
-        if not _is_sweeps(new):
-            raise ConfigError(
-                f"{key}={new}: expected a number of sweeps, such as 3, a range, such as [1,4], or several, such as [0,[1,4]]"
-            )
         return
     if old is None or new is None:
         return
@@ -238,8 +236,7 @@ def _require_type(key: str, old: Any, new: Any) -> None:
 
 
 def _is_sweeps(value: Any) -> bool:
-    several = isinstance(value, list) and any(isinstance(v, list) for v in value)
-    return all(map(_is_range, value)) if several else _is_range(value)
+    return type(value) is int or (isinstance(value, list) and bool(value) and all(map(_is_range, value)))
 
 
 def _is_range(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .classifier import Judge, load_judge, save_judge, train_judge
+from .classifier import Judge, load_judge, plan, save_judge, train_judge
 from .config import ConfigError
 from .data import DataModule
 from .files import replace
@@ -31,6 +31,11 @@ def prepare(config: Mapping) -> Judge | None:
         raise ConfigError(
             f"{path} was trained on other data (digest {facts['digest']}, now {data.digest}): say another judges=FOLDER, or "
             "delete it to have it made anew"
+        )
+    if plan(data.shape).exact and not facts.get("exact"):
+        print(
+            f"{path} was trained in float32, by an earlier version: its scores compare with those of today's judges no more; "
+            "delete it, and evaluate again what is to be compared"
         )
     print(f"judge of {data.data.name}: test accuracy {facts['accuracy']:.4f} on {facts['n']} images, {path}")
     return judge
