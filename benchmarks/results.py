@@ -38,7 +38,8 @@ TABLES = {
 }
 ROWS = {
     "digits": [
-        "samples/class_score", "chain/3/class_score", "samples/class_frechet_ratio", "chain/10/class_frechet_ratio", "chain/100/class_frechet_ratio",
+        "samples/class_score", "chain/3/class_score", "samples/class_frechet_ratio",
+        "chain/10/class_frechet_ratio", "chain/100/class_frechet_ratio",
         "chain/1000/class_frechet_ratio", "chain/10/classes", "chain/100/classes", "chain/1000/classes", "chain/switch_rate",
         "latent/*/probe_accuracy", "reference/untrained_encoder/*/probe_accuracy", "latent/*/non_gaussianity",
         "reconstruction/*/mse", "reconstruction/*/same_class", "train/steps", "train/cpu_seconds",
@@ -75,7 +76,8 @@ FLOORS = {
 }  # fmt: skip
 RELATIONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 README_ROWS = [
-    "samples/class_score", "chain/3/class_score", "samples/class_frechet_ratio", "chain/1000/class_frechet_ratio", "chain/1000/classes",
+    "samples/class_score", "chain/3/class_score", "samples/class_frechet_ratio",
+    "chain/1000/class_frechet_ratio", "chain/1000/classes",
     "chain/switch_rate", "latent/*/probe_accuracy", "reconstruction/*/mse", "reconstruction/*/same_class", "train/cpu_seconds",
 ]  # fmt: skip
 PICTURES = {"chain.png": "digits_gibbsnet_chain.png", "samples.png": "digits_gibbsnet_samples.png"}
