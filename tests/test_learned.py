@@ -255,7 +255,8 @@ def test_every_one_of_several_ranges_is_checked():
 
 
 def test_a_game_early_in_the_rise_is_ali_s_and_a_late_one_gibbsnet_s():
-    rising, whole = module("gibbsnet", "ring", "chains.unclamped.rise=10"), module("gibbsnet")
+    swept = "chains.unclamped.steps=[0,3]"
+    rising, whole = module("gibbsnet", "ring", swept, "chains.unclamped.rise=10"), module("gibbsnet", "ring", swept)
     ali = module("gibbsnet", "ring", "chains.unclamped.steps=0")
     plays = [[m.play(batch(), Noise(k), step).graph for k in range(4)]
              for m, step in ((rising, 0), (ali, 0), (rising, 10), (whole, 10))]  # fmt: skip

@@ -9,6 +9,8 @@ from gibbsnet.game import LOSSES
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
 
+SWEPT = "model=gibbsnet chains.unclamped.steps=2"
+
 
 def written_out(module, batch, noise):
     """Both players' gradients, each by a backward pass of its own through the losses as they are written."""
@@ -29,10 +31,10 @@ def written_out(module, batch, noise):
 @pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
 @pytest.mark.parametrize("rescale", ["true", "false"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
-@pytest.mark.parametrize("model", ["ali", "hali", "gibbsnet"])
+@pytest.mark.parametrize("model", ["model=ali", "model=hali", SWEPT])
 def test_one_pass_gives_both_players_the_gradients_of_their_own_losses(model, gamma, rescale, loss):
     penalties = [f"penalty.{v}={gamma}" for v in "xz"]
-    config = load([f"model={model}", "data=digits", f"game.loss={loss}", f"game.rescale={rescale}", *penalties])
+    config = load([*model.split(), "data=digits", f"game.loss={loss}", f"game.rescale={rescale}", *penalties])
     module = build(config, (1, 8, 8)).double()
     batch = {"x": torch.rand(6, 1, 8, 8, dtype=torch.float64) * 2 - 1}
     outcome = module.play(batch, Noise(0, 1))
@@ -41,12 +43,12 @@ def test_one_pass_gives_both_players_the_gradients_of_their_own_losses(model, ga
             torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("model", ["ali", "gibbsnet"])
+@pytest.mark.parametrize("model", ["model=ali", SWEPT])
 def test_bf16_gives_the_gradients_of_float32_to_its_precision(model):
     """Autocast keeps casts of weights: one made in a sweep without gradient must not stand in for one with."""
-    module = build(load([f"model={model}", "data=digits"]), (1, 8, 8))
+    module = build(load([*model.split(), "data=digits"]), (1, 8, 8))
     batch, noise = {"x": Noise(0, "x").uniform((50, 1, 8, 8)) * 2 - 1}, Noise(0, 4)
-    assert model == "ali" or module.unclamped.length(noise.at("unclamped")) > 1
+    assert model == "model=ali" or module.unclamped.length(noise.at("unclamped")) > 1
     exact = module.play(batch, noise)
     with torch.autocast("cpu", torch.bfloat16):
         rough = module.play(batch, noise)
