@@ -25,7 +25,7 @@ PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}"]
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
 # Contender -> its settings over conf/experiment/DATA.yaml. "{floor}" is the floor under q's scale that GibbsNet has there,
-# "{steps}" how GibbsNet as published is swept there.
+# "{steps}" its number of sweeps as published.
 CONTENDERS = {
     "ali": [*ALI, "size.floor={own}"],
     "ali_floor": [*ALI, "size.floor={floor}"],
@@ -38,6 +38,7 @@ CONTENDERS = {
     "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0"],
 }
+# How many sweeps GibbsNet as published takes there.
 SWEEPS = {"ring": "1", "grid": "[0,1]", "digits": "[0,3]", "mnist": "[0,3]", "cifar10": "[0,3]"}
 # As deep as GibbsNet's chain there.
 SWEPT = {"ring": "untied", "grid": "untied", "digits": "untied3", "mnist": "untied3", "cifar10": "untied3"}

@@ -20,7 +20,7 @@ from gibbsnet.config import load
 
 # experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: a step
 # of ALI takes some 14 and of HALI 22 ms of one thread, GibbsNet's 1.38 times ALI's where this was made. Tuning used other seeds:
-# on digits 10 and 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9 with a floor of .15 and 12,000 steps, on 12 to 14
+# on digits 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9 with a floor of .15 and 12,000 steps, on 12 to 14
 # with 14,000 steps, on 29 to 32 with a smaller critic, on 38 to 40 without whitening, on 44 and 45 with 13,800 steps and on 47 to
 # 49 in bf16; GibbsNet on 7 to 9 without persistent chains, and with N in 0..3 on 17 to 19 and 26 to 28.
 TABLES = {

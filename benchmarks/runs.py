@@ -137,14 +137,15 @@ def redraw(data: str, models: Mapping[str, Sequence[Mapping[str, float]]], path:
     """
     everyone = [seed for seeds in models.values() for seed in seeds]
     drawn = {n for n in everyone[0] if all(n in seed for seed in everyone)}
-    if sum(n.endswith("/joint_distance") and n.startswith("chain/") for n in drawn) < 2:
-        print(f"{path} is not drawn: its models have no curve in common")
-        return
     shown = {
         m: [{n: v for n, v in seed.items() if n in drawn or not _of_all(n)} for seed in seeds]
         for m, seeds in models.items()
     }
-    plots.save(curves(data, {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()}), path)
+    figure = curves(data, {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()})
+    if figure is None:
+        print(f"{path} is not drawn: its models have no curve in common")
+    else:
+        plots.save(figure, path)
 
 
 def _of_all(name: str) -> bool:
@@ -221,11 +222,13 @@ def cell(value: Mapping[str, float] | None, sign: str = "") -> str:
     return median if low == high else f"{median} [{low} .. {high}]"
 
 
-def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """Scores over the steps of the chain, the report's chart, with a legend; name -> its seeds' metrics."""
+def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure | None:
+    """Scores over the steps of the chain, the report's chart, with a legend, if there are any; name -> its seeds' metrics."""
     runs = {name: [Run(Path(), metrics=dict(metrics)) for metrics in seeds] for name, seeds in columns.items()}
     palette = colours(list(columns))
     figure = over_steps(Comparison("", data, runs), palette)
+    if figure is None:
+        return None
     handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]
     style = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
     for beside in range(min(len(handles), 6), 0, -1):  # as many as fit between the edges

@@ -219,21 +219,19 @@ def test_models_under_another_judge_do_not_join(tmp_path, capsys):
 
 
 def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch, capsys):
-    drawn = []
-    monkeypatch.setattr(runs, "curves", lambda data, columns: drawn.append(columns))
-    monkeypatch.setattr(runs.plots, "save", lambda figure, path: None)
-    chain = {f"chain/{i}/joint_distance": i / 10 for i in (0, 1)} | {
-        "chain/switch_rate": 0.5,
-        "reference/test/share": 0.9,
+    drawn, curves = [], runs.curves
+    monkeypatch.setattr(runs, "curves", lambda data, columns: drawn.append(columns) or curves(data, columns))
+    numbers = {"chain/0/share": 0.5, "chain/1/share": 0.6, "chain/switch_rate": 0.5, "reference/test/share": 0.9}
+    more = numbers | {"chain/1/modes": 8, "reference/gaussian/share": 0.1}
+    runs.redraw("ring", {"ali": [numbers], "more": [more]}, tmp_path / "curves.png")
+    whole = {
+        "chain": {"0": {"share": 0.5}, "1": {"share": 0.6}, "switch_rate": 0.5},
+        "reference": {"test": {"share": 0.9}},
     }
-    runs.redraw(
-        "ring", {"ali": [chain], "more": [chain | {"chain/1/modes": 8, "reference/gaussian/share": 0.1}]}, tmp_path
-    )
-    whole = {"chain": {str(i): {"joint_distance": i / 10} for i in (0, 1)} | {"switch_rate": 0.5}}
-    whole |= {"reference": {"test": {"share": 0.9}}}
     assert drawn.pop() == {"ali": [whole], "more": [whole]}, "what one of them lacks is not drawn"
-    runs.redraw("ring", {"ali": [chain], "more": [{"chain/0/joint_distance": 1.0}]}, tmp_path)
-    assert not drawn and "no curve in common" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").stat().st_size and not capsys.readouterr().out
+    runs.redraw("ring", {"ali": [numbers], "more": [{"chain/0/share": 1.0}]}, tmp_path / "none.png")
+    assert "none.png is not drawn" in capsys.readouterr().out and not (tmp_path / "none.png").exists()
     summed = runs.summary([{"chain/switch_rate": v} for v in (3, 1, 1.5)])
     assert runs.summary(runs.spread_seeds(summed)) == summed
     assert stability.named({"n0": runs.spread_seeds(summed)}).keys() == {"n0 (switch rate 1.50)"}

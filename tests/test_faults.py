@@ -20,7 +20,7 @@ from gibbsnet import files
 from gibbsnet.__main__ import main
 from gibbsnet.callbacks import history, tracking
 from gibbsnet.callbacks.history import read
-from gibbsnet.classifier import load_judge
+from gibbsnet.classifier import load_judge, save_judge
 from gibbsnet.game import Outcome
 from gibbsnet.modules import GibbsNet
 from tests.pair import pair
@@ -366,6 +366,16 @@ def test_a_judge_of_other_data_is_refused(tmp_path, judges, monkeypatch, capsys)
     assert main([*own, "data.path=two.npz"]) == 1
     refused(capsys, "own/npz.pt was trained on other data", "judges=FOLDER")
     assert main([*own, "data.path=two.npz", "judges=another"]) == 0
+
+
+def test_a_judge_of_an_earlier_version_is_said_to_be_one(tmp_path, judges, capsys):
+    assert main(["prepare", "data=digits", f"judges={judges}"]) == 0
+    assert "float32" not in capsys.readouterr().out
+    judge, facts = load_judge(judges / "digits.pt")
+    (tmp_path / "old").mkdir()
+    save_judge(judge, {k: v for k, v in facts.items() if k != "exact"}, tmp_path / "old" / "digits.pt")
+    assert main(["prepare", "data=digits", "judges=old"]) == 0
+    assert "old/digits.pt was trained in float32, by an earlier version" in capsys.readouterr().out
 
 
 # Wrong settings
