@@ -60,6 +60,7 @@ def ready(config: dict, shape: tuple[int, ...], device: torch.device) -> GibbsNe
     """The configuration's module, as `module_of` has it."""
     config = config | {"optim": config["optim"] | {"lr": 1e-6, "lr_critic": 1e-6}}
     module = build(config, shape).to(device).train()
+    module.replays = config["trainer"]["replay"]
     optimizer = module.configure_optimizers()
     module.optimizers = lambda: optimizer
     module._trainer = SimpleNamespace(world_size=1, global_rank=0, training=True, global_step=0)

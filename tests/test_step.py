@@ -61,9 +61,9 @@ def test_the_average_begins_as_a_copy_and_then_follows_with_its_weight():
     now, kept = next(module.graph["z"].messages.parameters()), next(module.ema.module["z"].messages.parameters())
     with torch.no_grad():
         now.fill_(1.0)
-        module._follow()
+        module._follow(0)
         assert bool((kept == 1).all())
         now.fill_(2.0)
-        module._follow()
+        module._follow(1)
     torch.testing.assert_close(kept, torch.full_like(kept, 1 + 9 / 11))
     assert int(module.ema.n_averaged) == 2

@@ -25,7 +25,7 @@ GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 CIRCUMSTANCES = (
     "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
     "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-    "trainer.max_time", "trainer.progress", "trainer.threads", "optim.skip_nonfinite",
+    "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7

@@ -24,6 +24,7 @@ from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_label
 from .game import Game, Outcome
 from .graph import AGE, Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
+from .replay import Replayed
 
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
 
@@ -147,6 +148,7 @@ class GibbsNet(LightningModule):
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
         self.kept: State = {}  # where a persistent chain stands: this rank's part, or what a checkpoint holds, that of all
         self.kept_by_all = False
+        self.replays = False  # whether steps are recorded and replayed, see `replay`
         self.diagnostics: dict[str, Tensor] = {}
         self.skipped = {"row": 0, "all": 0}  # batches without a step: those just now, and in all
         self.check()
@@ -214,10 +216,8 @@ class GibbsNet(LightningModule):
     def training_step(self, batch: State, batch_idx: int = 0) -> None:
         step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
         noise = self._noise(self.hparams.seed, step, "train")
-        _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
         before = [buffer.clone() for buffer in self._statistics]
-        real, fake, kept = self.pairs(batch, noise, step)
-        outcome = self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
+        real, kept, outcome = self._played(batch, noise, step)
         skipped = self._update(outcome, step)
         with torch.no_grad():
             if skipped:
@@ -227,7 +227,7 @@ class GibbsNet(LightningModule):
                 self.kept, self.kept_by_all = kept, False
                 for v, moments in self.graph.moments.items():
                     moments.follow(*self._reduce(moments.of(real[v].to(moments.first.dtype))))
-                self._follow()
+                self._follow(step - self.skipped["all"])
             self.step += 1
             self.images += noise.ranks * len(batch["x"])
         self.diagnostics = {} if skipped else outcome.diagnostics
@@ -236,26 +236,57 @@ class GibbsNet(LightningModule):
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
-        real, fake, _ = self.pairs(batch, noise, step)
-        return self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
+        return self._game({"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}, noise, step)[2]
 
-    def pairs(self, batch: State, noise: Noise, step: int = 0) -> Pairs:
-        """The last states of the clamped and of the unclamped chain."""
+    def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
+        """The clamped chain's last state, where the chains stand, and the game's outcome."""
+        given = {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
+        if not (self.replays and self._recordable):
+            self._reseed(noise)
+            return self._game(given, noise, step)
+        chain = self.unclamped
+        dreams = bool(chain.dream_every) and step % chain.dream_every == 0
+        kind = (step % self.game.lazy == 0, dreams, chain.during(step).ranges)
+        real, kept, outcome = self._replayed(kind, given, noise, step)
+        diagnostics = {name: value.clone() for name, value in outcome.diagnostics.items()}
+        return real, {v: x.clone() for v, x in kept.items()}, outcome._replace(diagnostics=diagnostics)
+
+    def _game(self, given: Mapping[str, State], noise: Noise, step: int) -> tuple[State, State, Outcome]:
+        """What `_played` gives, from the batch and from where the persistent chains stand."""
+        batch = given["batch"]
+        real, fake, kept = self.pairs(batch, noise, step, given["kept"])
+        return real, kept, self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
+
+    @property
+    def _recordable(self) -> bool:
+        """Whether the operations of a step are the same whatever its tensors hold: not where some examples alone hear somebody."""
+        stances = [*self.clamped.mode.values(), *self.unclamped.mode.values()]
+        return not any(s.silent or isinstance(s.potency, Tensor) or s.potency < 1 for s in stances)
+
+    @cached_property
+    def _replayed(self) -> Replayed:
+        return Replayed(self._game, self._reseed)
+
+    def _reseed(self, noise: Noise) -> None:
+        _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
+
+    def pairs(self, batch: State, noise: Noise, step: int = 0, kept: State = {}) -> Pairs:
+        """The last states of the clamped and of the unclamped chain.  `kept`: where this rank's persistent chains stand."""
         given, size = self._held(batch), len(batch["x"])
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
         if chain.persistent and chain.range[1]:
-            return self._of_two_ages(chain, noise, real, given)
+            return self._of_two_ages(chain, noise, real, given, kept)
         held = {v: real[v].detach() for v in sorted(chain.given)}
         return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=given), {})
 
-    def _of_two_ages(self, chain: Chain, noise: Noise, real: State, given: State) -> Pairs:
+    def _of_two_ages(self, chain: Chain, noise: Noise, real: State, given: State, kept: State) -> Pairs:
         """The pairs where the chains at the first places never start again; the critics may know which, by `AGE`."""
         size = len(real["x"])
         many = chain.old(noise, size)
         old, young = slice(0, many), slice(many, size)
         mine, others = (noise.among(rows, size) for rows in (old, young))
-        onward = chain.onward(self._ready(), mine, part(self._kept_here(noise, size), old), many)
+        onward = chain.onward(self._ready(), mine, part(kept, old), many)
         aged = chain.aged(self.graph, mine, onward)
         fresh = chain.run(self.graph, others, batch=size - many, data=part(given, young))
         fake = {v: torch.cat([aged[v], x]) for v, x in fresh.items()}
@@ -407,15 +438,15 @@ class GibbsNet(LightningModule):
         flat = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in grads]), reduce_op="mean")
         return [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
-    def _follow(self) -> None:
-        """Exponential moving average whose horizon grows with the run until it reaches the decay's.
+    def _follow(self, n: int) -> None:
+        """Exponential moving average whose horizon grows with the run until it reaches the decay's; n steps were averaged so far.
 
-        It is AveragedModel's `update_parameters` over lists made once, without a look at a counter that may lie on a GPU.
+        It is AveragedModel's `update_parameters` over lists made once, without a look at its own counter: a GPU may hold it, and
+        the host would wait.
         """
-        n = self.ema.n_averaged.to(torch.float64)
-        weight = torch.clamp_min(9 / (10 + n), 1 - self.hparams.optim["ema"]).where(n > 0, 1)
+        weight = max(9 / (10 + n), 1 - self.hparams.optim["ema"]) if n else 1.0
         averaged, current = self._averages
-        torch._foreach_lerp_(averaged, current, weight.to(averaged[0].dtype))
+        torch._foreach_lerp_(averaged, current, weight)
         for kept, buffer in zip(self.ema.module.buffers(), self.graph.buffers(), strict=True):
             kept.copy_(buffer)
         self.ema.n_averaged += 1

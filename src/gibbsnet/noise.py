@@ -6,7 +6,8 @@ slice, so that one process and K processes see the same noise.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,34 +33,43 @@ class Noise:
                  rows: slice = slice(None), batch: int = 0):  # fmt: skip
         self.key, self.device = key, torch.device(device)
         self.rank, self.ranks, self.rows, self.batch = rank, ranks, rows, batch
-        self.generator = torch.Generator(self.device).manual_seed(seed_of(*key))
-        self._host = self.generator if self.device.type == "cpu" else None
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Where this noise stands in its draws."""
+        return torch.Generator(self.device).manual_seed(seed_of(*self.key))
+
+    @cached_property
+    def _host(self) -> torch.Generator:
+        """The host's own generator, so that nobody waits for a device."""
+        return self.generator if self.device.type == "cpu" else torch.Generator().manual_seed(seed_of(*self.key))
 
     def at(self, *key: int | str) -> "Noise":
         """The noise of a part, e.g. `noise.at("clamped", 3)`: independent of what was drawn here before."""
-        return self._like(*self.key, *key, rows=self.rows, batch=self.batch)
+        return self.part(key, self.rows, self.batch)
 
     def among(self, rows: slice, batch: int) -> "Noise":
         """What this noise gives some rows of a local batch: a row's draws are those it has in the whole batch."""
-        return self._like(*self.key, rows=rows, batch=batch)
+        return self.part((), rows, batch)
 
-    def _like(self, *key: int | str, **rows) -> "Noise":
-        return Noise(*key, device=self.device, rank=self.rank, ranks=self.ranks, **rows)
+    def part(self, key: Sequence[int | str], rows: slice, batch: int) -> "Noise":
+        """The noise of a part of the key, for these rows, see `at` and `among`."""
+        return Noise(*self.key, *key, device=self.device, rank=self.rank, ranks=self.ranks, rows=rows, batch=batch)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal draws; `shape[0]` is the local batch, or the number of its rows."""
-        return self._local(torch.randn, shape, dtype)
+        return self.draw(torch.randn, shape, dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform draws in [0, 1); `shape[0]` as in `normal`."""
-        return self._local(torch.rand, shape, dtype)
+        return self.draw(torch.rand, shape, dtype)
 
     def integer(self, low: int, high: int) -> int:
-        """One integer in low..high inclusive, the same on every rank.  The host draws it: nobody waits for a device."""
-        self._host = self._host or torch.Generator().manual_seed(seed_of(*self.key))
+        """One integer in low..high inclusive, the same on every rank."""
         return int(torch.randint(low, high + 1, (), generator=self._host))
 
-    def _local(self, draw, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def draw(self, kind: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Draws of one kind, `torch.randn` or `torch.rand`: those of the global batch, of which this rank takes its rows."""
         batch, rest = self.batch or shape[0], shape[1:]
-        everyone = draw(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
+        everyone = kind(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
         return everyone[self.rank * batch : (self.rank + 1) * batch][self.rows]

@@ -42,6 +42,7 @@ def train(config: Mapping) -> Path:
     judge = prepare(config)
     module = build(config, data.shape)
     module.start_from(data.mean)
+    module.replays = config["trainer"]["replay"]
     trainer = _trainer(run, config, data, judge, claimed)
     data.shared_by(trainer.world_size)
     # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.

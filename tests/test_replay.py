@@ -1,0 +1,116 @@
+"""What is recorded and replayed is what would have been computed, to the last bit."""
+
+import pytest
+import torch
+
+from gibbsnet.__main__ import main
+from gibbsnet.noise import Noise
+from gibbsnet.replay import Replayed, Tape
+from tests.test_callbacks import same
+from tests.test_resume import load
+
+DEVICES = [
+    "cpu",
+    pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+KINDS = {
+    "ali": ["model=ali"],
+    "gibbsnet": ["model=gibbsnet", "game.lazy=2"],
+    "rising": ["model=gibbsnet", "chains.unclamped.steps=[0,[1,3]]", "chains.unclamped.rise=12", "game.cycle=0.5"],
+    "starts": ["model=gibbsnet", "chains.unclamped.steps=[1,2]", "chains.unclamped.persistent=0.0",
+               "chains.unclamped.start_from_data=0.5", "chains.unclamped.learned=[z]"],
+    "dropout": ["model=ali", "network.critic_x.dropout=0.3"],
+    "hali": ["model=hali", "size.whiten=1.0", "trainer.precision=bf16-mixed"],
+    "labels": ["experiment=labels100"],
+    "alternating": ["model=gibbsnet2", "mode=daydreaming"],
+}  # fmt: skip
+
+
+def sums(noise, calls=None):
+    """A computation whose draws hang on the integers that it draws before."""
+    if calls is not None:
+        calls.append(noise.key)
+    total = noise.at("first").normal((4, 2)).sum(1)
+    part = noise.at("steps")
+    for k in range(part.integer(0, 2)):
+        total = total + noise.among(slice(0, 4), 4).at(k).uniform((4,))
+        if part.integer(0, 1):
+            total = -total
+    return total
+
+
+def test_a_tape_draws_what_the_computation_would():
+    tape, courses = Tape(), set()
+    for key in range(60):
+        course = tape.fill(Noise(key))
+        noise = tape.write(Noise(key)) if course is None else tape.read(Noise(key), course)
+        assert torch.equal(sums(noise), sums(Noise(key)))
+        courses.add(course)
+    assert courses == {None, (0,), (1, 0), (1, 1), (2, 0, 0), (2, 0, 1), (2, 1, 0), (2, 1, 1)}
+
+
+def test_writing_over_a_known_beginning_draws_anew():
+    tape = Tape()
+    for key in range(6):
+        assert torch.equal(sums(tape.write(Noise(key))), sums(Noise(key)))
+
+
+def test_another_computation_than_the_recorded_is_refused():
+    tape = Tape()
+    tape.write(Noise(0)).normal((3,))
+    assert tape.fill(Noise(1)) == ()
+    for draw in (
+        lambda n: n.normal((4,)),
+        lambda n: n.uniform((3,)),
+        lambda n: n.at("z").normal((3,)),
+        lambda n: [n.normal((3,)) for _ in "ab"],
+    ):
+        with pytest.raises(RuntimeError, match=r"drew other noise than when it was recorded.*trainer\.replay=false"):
+            draw(tape.read(Noise(1), ()))
+
+
+def test_a_course_is_recorded_when_it_is_taken_again():
+    made, calls = [], []
+    replayed = Replayed(
+        lambda given, noise: sums(noise, calls) + given["batch"]["x"], lambda noise: made.append(noise.key)
+    )
+    record = replayed._record
+    replayed._record = lambda compute, device: calls.append("recorded") or record(compute, device)
+    for key in range(60):
+        x = torch.full((4,), float(key))
+        assert torch.equal(replayed(("kind",), {"batch": {"x": x}}, Noise(key)), sums(Noise(key)) + x)
+    assert calls.count("recorded") == len(replayed.recorded) == 7
+    assert {key for (key,) in made} == set(range(60)), "dropout is keyed before every computation"
+    replayed(("other",), {"batch": {"x": x}}, Noise(0))
+    replayed(("kind",), {"batch": {"x": x[:1]}}, Noise(0))
+    assert len(replayed.tapes) == 3, "another kind and another shape are other computations"
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_that_is_replayed_ends_where_it_would_have(kind, device, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("gibbsnet.plots.figures", lambda *a, **k: ())
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    settings = [*KINDS[kind], "data=digits", *quick, "steps=24", f"trainer.accelerator={device}"]
+    ends = []
+    for replay in ("false", "true"):
+        run = tmp_path / replay
+        assert main(["train", *settings, f"trainer.replay={replay}", f"run={run}"]) == 0
+        ends.append((load(run), (run / "history.jsonl").read_bytes()))
+    (plain, history), (replayed, other) = ends
+    for part in ("state_dict", "optimizer_states", "kept", "skipped"):
+        assert same(plain[part], replayed[part]), part
+    assert history == other
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_run_may_go_on_with_it(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("gibbsnet.plots.figures", lambda *a, **k: ())
+    train = ["train", "model=gibbsnet", *quick, "steps=24", "every.checkpoint=12", f"run={tmp_path}"]
+    assert main(train) == 0
+    whole = load(tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    assert load(tmp_path, "previous")["global_step"] == 12
+    assert main([*train, "trainer.replay=true"]) == 0
+    assert same(whole["state_dict"], load(tmp_path)["state_dict"]) and same(whole["kept"], load(tmp_path)["kept"])
