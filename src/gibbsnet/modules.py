@@ -259,7 +259,7 @@ class GibbsNet(LightningModule):
 
     @property
     def _recordable(self) -> bool:
-        """Whether the operations of a step are the same whatever its tensors hold: not where some examples alone hear somebody."""
+        """Whether a step's operations are the same whatever its tensors hold: nobody is heard in some examples alone."""
         stances = [*self.clamped.mode.values(), *self.unclamped.mode.values()]
         return not any(s.silent or isinstance(s.potency, Tensor) or s.potency < 1 for s in stances)
 
