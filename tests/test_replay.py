@@ -6,6 +6,7 @@ import torch
 from gibbsnet.__main__ import main
 from gibbsnet.noise import Noise
 from gibbsnet.replay import Replayed, Tape
+from tests.models import module
 from tests.test_callbacks import same
 from tests.test_resume import load
 
@@ -114,3 +115,17 @@ def test_a_run_may_go_on_with_it(quick, tmp_path, monkeypatch):
     assert load(tmp_path, "previous")["global_step"] == 12
     assert main([*train, "trainer.replay=true"]) == 0
     assert same(whole["state_dict"], load(tmp_path)["state_dict"]) and same(whole["kept"], load(tmp_path)["kept"])
+
+
+@pytest.mark.parametrize(
+    "settings, at_first, at_last",
+    [
+        (["model=gibbsnet"], True, True),
+        (["model=gibbsnet", "optim.floor_from=0.9"], False, True),
+        (["model=gibbsnet2", "mode=daydreaming"], False, False),
+        (["experiment=labels100", "data.classes=10"], False, False),
+    ],
+)
+def test_what_hangs_on_the_data_or_on_time_is_not_recorded(settings, at_first, at_last):
+    m = module(settings[0].partition("=")[2] if "model" in settings[0] else "labelled", "digits", *settings)
+    assert (m._recordable(0), m._recordable(m.hparams.steps)) == (at_first, at_last)

@@ -20,7 +20,7 @@ from tests.test_callbacks import same
 from tests.test_tracking import folders, untold
 
 SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5", "chains.unclamped.learned=[z]",
-         "chains.unclamped.rise=10", "game.cycle=0.5", "game.whiten=0.5"]  # fmt: skip
+         "chains.unclamped.rise=10", "game.cycle=0.5", "game.whiten=0.5", "optim.floor_from=0.9"]  # fmt: skip
 
 
 @pytest.fixture

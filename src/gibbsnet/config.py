@@ -67,6 +67,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "two numbers in [0, 1)",
         lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(b, 0, 1) and b < 1 for b in v),
     ),
+    "optim.floor_from": ("a number in (0, 1], or null", lambda v: v is None or (_is_number(v, 0, 1) and v > 0)),
     "optim.clip": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
 }  # fmt: skip
 SIZE = ("one or more integers of at least 1", lambda v: isinstance(v, list) and v and all(_is_int(i, 1) for i in v))

@@ -97,6 +97,10 @@ class Gaussian(Family):
         self.floor, self.bound, self.ceiling = floor, bound, ceiling
         self.least = self._room * math.atanh((1 / ceiling**2 - 1) / self._room) if ceiling < 1 else 0.0
 
+    def with_floor(self, floor: float) -> "Gaussian":
+        """The same bounds above another floor."""
+        return Gaussian(floor, self.bound, self.ceiling)
+
     @property
     def _room(self) -> float:
         """R, what may be added to the prior's precision."""

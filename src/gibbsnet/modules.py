@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_labels, check_pairing, parse, part
+from .families import Gaussian
 from .game import Game, Outcome
 from .graph import AGE, Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
@@ -110,8 +111,9 @@ class GibbsNet(LightningModule):
         chains: {"clamped": {...}, "unclamped": {...}}, see `build_chain`.
         game: see `Game`.
         supervised: variable -> {"hears": [...], "known": weight, "dreams": weight}, see `lesson`.
-        optim: lr, lr_critic, betas, anneal (final learning rate factor), clip (greatest gradient norm per player, or null),
-            ema (decay per step), skip_nonfinite (batches in a row that may pass without a step, see `_skipped`).
+        optim: lr, lr_critic, betas, anneal (final learning rate factor), floor_from (see `floors`, or null), clip (greatest
+            gradient norm per player, or null), ema (decay per step), skip_nonfinite (batches in a row that may pass without a
+            step, see `_skipped`).
         steps: batches in the whole run (the annealing's end).
         seed: of weights and noise.
 
@@ -173,10 +175,18 @@ class GibbsNet(LightningModule):
         if self.game.whiten and not self.whitened:
             raise ValueError(f"game.whiten={self.game.whiten}, but no latent is a Gaussian: say 0.0")
         check_lessons(self.graph, self.clamped, self.supervised)
+        self._check_floors()
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             unclamped = replace(self.unclamped, rise=0).during(step)
             check_pairing(self.graph, self.clamped, unclamped)
             check_hearing(self.graph, self.clamped, unclamped, [set(c.messages) for c in self.critics.values()])
+
+    def _check_floors(self) -> None:
+        for v, floor in self.floors(0).items():
+            try:
+                self.graph[v].family.with_floor(floor)
+            except ValueError as error:
+                raise ValueError(f"optim.floor_from={self.hparams.optim['floor_from']} for {v}: {error}") from error
 
     # What the model is
 
@@ -216,6 +226,7 @@ class GibbsNet(LightningModule):
     def training_step(self, batch: State, batch_idx: int = 0) -> None:
         step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
         noise = self._noise(self.hparams.seed, step, "train")
+        self._fall(step)
         before = [buffer.clone() for buffer in self._statistics]
         real, kept, outcome = self._played(batch, noise, step)
         skipped = self._update(outcome, step)
@@ -234,6 +245,19 @@ class GibbsNet(LightningModule):
         if self._skips:
             self.diagnostics["skipped"] = torch.tensor(float(self.skipped["all"]))
 
+    def floors(self, step: int) -> dict[str, float]:
+        """The least scale of every Gaussian in a training step: it falls geometrically from `floor_from` to its own in the first
+        half of training.  The averaged weights, which are scored, have their own all along."""
+        families = {v: conditional.family for v, conditional in self.ema.module.conditionals.items()}
+        own = {v: family.floor for v, family in families.items() if isinstance(family, Gaussian)}
+        begin, done = self.hparams.optim.get("floor_from") or 0, min(2 * step / max(self.hparams.steps, 1), 1)
+        return {v: begin ** (1 - done) * floor**done if begin > floor else floor for v, floor in own.items()}
+
+    def _fall(self, step: int) -> None:
+        if self.hparams.optim.get("floor_from"):
+            for v, floor in self.floors(step).items():
+                self.graph[v].family = self.graph[v].family.with_floor(floor)
+
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
         return self._game({"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}, noise, step)[2]
@@ -241,7 +265,7 @@ class GibbsNet(LightningModule):
     def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
         """The clamped chain's last state, where the chains stand, and the game's outcome."""
         given = {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
-        if not (self.replays and self._recordable):
+        if not (self.replays and self._recordable(step)):
             self._reseed(noise)
             return self._game(given, noise, step)
         chain = self.unclamped
@@ -257,11 +281,12 @@ class GibbsNet(LightningModule):
         real, fake, kept = self.pairs(batch, noise, step, given["kept"])
         return real, kept, self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
 
-    @property
-    def _recordable(self) -> bool:
-        """Whether a step's operations are the same whatever its tensors hold: nobody is heard in some examples alone."""
+    def _recordable(self, step: int) -> bool:
+        """Whether a step's operations are the same whatever its tensors hold, and whenever it is taken: nobody is heard in some
+        examples alone, and no floor falls."""
         stances = [*self.clamped.mode.values(), *self.unclamped.mode.values()]
-        return not any(s.silent or isinstance(s.potency, Tensor) or s.potency < 1 for s in stances)
+        partly = any(s.silent or isinstance(s.potency, Tensor) or s.potency < 1 for s in stances)
+        return not partly and self.floors(step) == self.floors(self.hparams.steps)
 
     @cached_property
     def _replayed(self) -> Replayed:
