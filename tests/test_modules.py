@@ -134,26 +134,39 @@ def test_the_floor_falls_to_its_own_until_half_of_training():
     m = module("gibbsnet", "ring", "steps=8", "optim.floor_from=0.9", "size.floor_swept=0.3")
     assert [m.floors(k)["z"] for k in range(5)] == pytest.approx([0.9 * 3 ** (-k / 4) for k in range(5)])
     assert m.floors(4) == m.floors(7) == m.floors(8) == {"z": 0.3}
-    for begin in ("null", "0.2"):
-        plain = module("gibbsnet", "ring", "steps=8", f"optim.floor_from={begin}", "size.floor_swept=0.3")
-        assert plain.floors(0) == plain.floors(3) == {"z": 0.3}
+    plain = module("gibbsnet", "ring", "steps=8", "size.floor_swept=0.3")
+    assert plain.floors(0) == plain.floors(3) == {"z": 0.3}
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_a_falling_floor_is_the_present_weights_alone():
     m = module("gibbsnet", "ring", "steps=8", "optim.floor_from=0.9", "size.floor_swept=0.3")
     seen, pairs = [], m.pairs
-    floors = lambda: (m.graph["z"].family.floor, m.ema.module["z"].family.floor)  # noqa: E731
-    m.pairs = lambda *a: seen.append(floors()) or pairs(*a)
+
+    def watched(*arguments):
+        seen.append((m.graph["z"].family.floor, m.ema.module["z"].family.floor))
+        return pairs(*arguments)
+
+    m.pairs = watched
     trained(m, 8)
     assert seen == [(m.floors(k)["z"], 0.3) for k in range(8)] and seen[-1] == (0.3, 0.3)
+    fresh = module("gibbsnet", "ring", "steps=8", "optim.floor_from=0.9", "size.floor_swept=0.3")
+    fresh.load_state_dict(m.state_dict())
+    fresh.kept = m.kept
+    again = [one.play(batch(), Noise(0), 2).diagnostics["loss_critic"] for one in (m, fresh)]
+    assert again[0] == again[1] != m.play(batch(), Noise(0), 8).diagnostics["loss_critic"], (
+        "by the step, not by the past"
+    )
+    m.play(batch(), Noise(0), 8)
     sigma = m.graph["z"].family.moments(torch.tensor([[0.0, 1e6]]))[1]
     assert float(sigma) == pytest.approx(0.3)
 
 
-def test_a_floor_that_begins_above_the_ceiling_is_refused():
+def test_a_floor_that_cannot_fall_is_refused():
     with pytest.raises(ValueError, match=r"optim.floor_from=0.9 for z1: a Gaussian's ceiling must lie in"):
         module("gibbsnet2", "digits", "optim.floor_from=0.9")
+    with pytest.raises(ValueError, match=r"optim.floor_from=0.3: no floor lies below it \(z 0.3\); say more, or null"):
+        module("gibbsnet", "ring", "optim.floor_from=0.3", "size.floor_swept=0.3")
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

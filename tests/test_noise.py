@@ -49,6 +49,15 @@ def test_ranks_share_the_noise_of_one_process(draw, ranks, rest, dtype):
         assert torch.equal(torch.cat([draw(part, 4, *rest, dtype=dtype) for part in parts]), expected)
 
 
+def test_a_choice_is_of_all_alike_and_the_same_on_every_rank():
+    chosen = [Noise(k).choice(3) for k in range(3000)]
+    assert stats.chisquare([chosen.count(c) for c in range(3)]).pvalue > 1e-4 and set(chosen) == {0, 1, 2}
+    assert chosen[:9] == [Noise(k, rank=1, ranks=2).choice(3) for k in range(9)]
+    assert chosen[:9] == [Noise(k).integer(0, 2**24 - 1) * 3 >> 24 for k in range(9)], (
+        "as when docs/comparison.json was made"
+    )
+
+
 @draws
 @pytest.mark.parametrize("rank, ranks", [(0, 1), (1, 2)])
 def test_rows_have_the_draws_that_they_have_in_the_whole_batch(draw, rank, ranks):

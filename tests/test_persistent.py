@@ -36,7 +36,7 @@ def test_the_first_places_go_on_and_the_others_start_again():
     start = m.pairs(batch(), Noise(9)).kept
     m.kept = start
     for key in range(4):
-        _, fake, kept = m.pairs(batch(), Noise(key), kept=m.kept)
+        _, fake, kept = m.pairs(batch(), Noise(key))
         on, end = walked(m, start, key)
         others = plain.pairs(batch(), Noise(key)).fake
         for v in ("x", "z"):
@@ -50,8 +50,7 @@ def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
     """Another average, another chain; no gradient but that of the one sweep."""
     m = game()
     m.kept = m.pairs(batch(), Noise(9)).kept
-    before, sent = (m.pairs(batch(), Noise(0), kept=m.kept) for _ in range(2))
-    sent = sent.fake["x"][OLD].sum()
+    before, sent = m.pairs(batch(), Noise(0)), m.pairs(batch(), Noise(0)).fake["x"][OLD].sum()
     gradient = torch.autograd.grad(sent, m._players[0])
     _, end = walked(m, m.kept)
     by_hand = torch.autograd.grad(end["x"].sum(), m._players[0])
@@ -59,7 +58,7 @@ def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
     assert all(g is not None and g.any() for g in gradient), "the encoder's as well, through the decoder"
     for p in m.ema.module["x"].messages.parameters():
         p.data += 0.1
-    after = m.pairs(batch(), Noise(0), kept=m.kept)
+    after = m.pairs(batch(), Noise(0))
     assert not torch.equal(after.kept["x"][OLD], before.kept["x"][OLD])
     assert torch.equal(after.fake["x"][YOUNG], before.fake["x"][YOUNG])
 

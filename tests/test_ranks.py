@@ -40,7 +40,6 @@ GAMES = {
     "gibbsnet, from data, relativistic": [*YOUNG, SWEPT, "chains.unclamped.start_from_data=0.5",
                                           "game.loss=relativistic"],
     "gibbsnet, persistent": PERSISTENT,
-    "gibbsnet, persistent, replayed": [*PERSISTENT, "trainer.replay=true"],
     "gibbsnet, persistent, learned start, rising, cycle": ["model=gibbsnet", SWEPT, "chains.unclamped.learned=[z]",
                                                            "chains.unclamped.rise=10", "game.cycle=0.5"],
     "gibbsnet, a third persistent, relativistic, no penalties": [*PERSISTENT, "chains.unclamped.persistent=0.33",

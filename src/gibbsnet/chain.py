@@ -133,8 +133,12 @@ class Chain:
 
     def during(self, step: int) -> "Chain":
         """The chain of this training batch."""
-        chain = self.dreaming if self.dream_every and step % self.dream_every == 0 else self
+        chain = self.dreaming if self.dreams(step) else self
         return replace(chain, steps=self.risen(step), rise=0) if self.rise else chain
+
+    def dreams(self, step: int) -> bool:
+        """Whether it leaves out stances and present in this training batch."""
+        return self.dream_every > 0 and step % self.dream_every == 0
 
     def risen(self, step: int) -> tuple[tuple[int, int], ...]:
         """The ranges of steps of this training batch: each of a range's lengths is added after an equal part of the rise."""
@@ -163,7 +167,7 @@ class Chain:
         if (
             len(self.ranges) > 1
         ):  # the key is the name this option had when docs/comparison.json was made: so it can be repeated
-            low, high = self.ranges[noise.at("unswept").integer(0, 2**24 - 1) * len(self.ranges) >> 24]
+            low, high = self.ranges[noise.at("unswept").choice(len(self.ranges))]
         return low if low == high else noise.at("steps").integer(low, high)
 
     def draws(self, steps: int) -> list[Block]:

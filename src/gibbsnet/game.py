@@ -86,6 +86,10 @@ class Game:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")
 
+    def due(self, step: int) -> bool:
+        """Whether penalties are taken in this step."""
+        return step % self.lazy == 0
+
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
              critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
              terms: Mapping[str, Tensor] = {}) -> Outcome:  # fmt: skip
@@ -122,7 +126,7 @@ class Game:
         couples = any(isinstance(module, BATCH_NORMS) for module in critic.modules())
         score = _score(critic, leaves, audible, apart=couples)
         d, g, losses = self._slopes(score)
-        due = any(self.gamma.get(v, 0) for v in critic.messages) and step % self.lazy == 0
+        due = any(self.gamma.get(v, 0) for v in critic.messages) and self.due(step)
         exact = self.rescale and not couples
         critic_grads, at_leaves, terms = self._gradients(score, leaves, parameters, d, g, due, exact)
         slopes = {end: at for end, at in zip(leaves, at_leaves, strict=True) if at is not None}

@@ -182,6 +182,10 @@ class GibbsNet(LightningModule):
             check_hearing(self.graph, self.clamped, unclamped, [set(c.messages) for c in self.critics.values()])
 
     def _check_floors(self) -> None:
+        begin, own = self.hparams.optim.get("floor_from"), self.floors(self.hparams.steps)
+        if begin and not any(begin > floor for floor in own.values()):
+            there = ", ".join(f"{v} {floor}" for v, floor in own.items()) or "there is no Gaussian latent"
+            raise ValueError(f"optim.floor_from={begin}: no floor lies below it ({there}); say more, or null")
         for v, floor in self.floors(0).items():
             try:
                 self.graph[v].family.with_floor(floor)
@@ -219,6 +223,7 @@ class GibbsNet(LightningModule):
         return torch.optim.Adam(players, betas=tuple(o["betas"]), fused=True)
 
     def on_fit_start(self) -> None:
+        self.__dict__.pop("_replayed", None)  # what was recorded reads the weights where they lay in another fit
         # Gradients are averaged by `_reduce`; DDP's own hooks would wait for a backward pass that never comes.
         if hasattr(self.trainer.strategy.model, "require_backward_grad_sync"):
             self.trainer.strategy.model.require_backward_grad_sync = False
@@ -226,7 +231,6 @@ class GibbsNet(LightningModule):
     def training_step(self, batch: State, batch_idx: int = 0) -> None:
         step = int(self.trainer.global_step)  # equals self.step, which would make the host wait for a GPU
         noise = self._noise(self.hparams.seed, step, "train")
-        self._fall(step)
         before = [buffer.clone() for buffer in self._statistics]
         real, kept, outcome = self._played(batch, noise, step)
         skipped = self._update(outcome, step)
@@ -253,37 +257,37 @@ class GibbsNet(LightningModule):
         begin, done = self.hparams.optim.get("floor_from") or 0, min(2 * step / max(self.hparams.steps, 1), 1)
         return {v: begin ** (1 - done) * floor**done if begin > floor else floor for v, floor in own.items()}
 
-    def _fall(self, step: int) -> None:
-        if self.hparams.optim.get("floor_from"):
-            for v, floor in self.floors(step).items():
-                self.graph[v].family = self.graph[v].family.with_floor(floor)
-
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
-        return self._game({"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}, noise, step)[2]
+        return self._game(self._inputs(batch, noise), noise, step)[2]
 
     def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
         """The clamped chain's last state, where the chains stand, and the game's outcome."""
-        given = {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
+        inputs, chain = self._inputs(batch, noise), self.unclamped
         if not (self.replays and self._recordable(step)):
             self._reseed(noise)
-            return self._game(given, noise, step)
-        chain = self.unclamped
-        dreams = bool(chain.dream_every) and step % chain.dream_every == 0
-        kind = (step % self.game.lazy == 0, dreams, chain.during(step).ranges)
-        real, kept, outcome = self._replayed(kind, given, noise, step)
+            return self._game(inputs, noise, step)
+        kind = self.game.due(step), chain.dreams(step), chain.during(step).ranges  # all that `_game` does with the step
+        real, kept, outcome = self._replayed(kind, inputs, noise, step)
         diagnostics = {name: value.clone() for name, value in outcome.diagnostics.items()}
         return real, {v: x.clone() for v, x in kept.items()}, outcome._replace(diagnostics=diagnostics)
 
-    def _game(self, given: Mapping[str, State], noise: Noise, step: int) -> tuple[State, State, Outcome]:
-        """What `_played` gives, from the batch and from where the persistent chains stand."""
-        batch = given["batch"]
-        real, fake, kept = self.pairs(batch, noise, step, given["kept"])
+    def _inputs(self, batch: State, noise: Noise) -> dict[str, State]:
+        """What a game reads that is another in every step."""
+        return {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
+
+    def _game(self, inputs: Mapping[str, State], noise: Noise, step: int) -> tuple[State, State, Outcome]:
+        """What `_played` gives: a function of the inputs, the noise, the weights and the kind of step."""
+        for v, floor in self.floors(step).items():
+            if self.graph[v].family.floor != floor:
+                self.graph[v].family = self.graph[v].family.with_floor(floor)
+        batch = inputs["batch"]
+        real, fake, kept = self.pairs(batch, noise, step, inputs["kept"])
         return real, kept, self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
 
     def _recordable(self, step: int) -> bool:
-        """Whether a step's operations are the same whatever its tensors hold, and whenever it is taken: nobody is heard in some
-        examples alone, and no floor falls."""
+        """Whether a step's operations are the same whatever its tensors hold, and whenever it is taken: who is heard is no matter
+        of the example, and no floor falls."""
         stances = [*self.clamped.mode.values(), *self.unclamped.mode.values()]
         partly = any(s.silent or isinstance(s.potency, Tensor) or s.potency < 1 for s in stances)
         return not partly and self.floors(step) == self.floors(self.hparams.steps)
@@ -295,9 +299,13 @@ class GibbsNet(LightningModule):
     def _reseed(self, noise: Noise) -> None:
         _seed_dropout(seed_of(*noise.key, noise.rank), self.device)
 
-    def pairs(self, batch: State, noise: Noise, step: int = 0, kept: State = {}) -> Pairs:
-        """The last states of the clamped and of the unclamped chain.  `kept`: where this rank's persistent chains stand."""
+    def pairs(self, batch: State, noise: Noise, step: int = 0, kept: State | None = None) -> Pairs:
+        """The last states of the clamped and of the unclamped chain.
+
+        kept: where this rank's persistent chains stand, if not where the module has them.
+        """
         given, size = self._held(batch), len(batch["x"])
+        kept = self._kept_here(noise, size) if kept is None else kept
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
         if chain.persistent and chain.range[1]:

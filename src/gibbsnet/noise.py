@@ -46,14 +46,14 @@ class Noise:
 
     def at(self, *key: int | str) -> "Noise":
         """The noise of a part, e.g. `noise.at("clamped", 3)`: independent of what was drawn here before."""
-        return self.part(key, self.rows, self.batch)
+        return self.under(key, self.rows, self.batch)
 
     def among(self, rows: slice, batch: int) -> "Noise":
         """What this noise gives some rows of a local batch: a row's draws are those it has in the whole batch."""
-        return self.part((), rows, batch)
+        return self.under((), rows, batch)
 
-    def part(self, key: Sequence[int | str], rows: slice, batch: int) -> "Noise":
-        """The noise of a part of the key, for these rows, see `at` and `among`."""
+    def under(self, key: Sequence[int | str], rows: slice, batch: int) -> "Noise":
+        """The noise of a key that goes on from this one's, for these rows, see `at` and `among`."""
         return Noise(*self.key, *key, device=self.device, rank=self.rank, ranks=self.ranks, rows=rows, batch=batch)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -68,8 +68,12 @@ class Noise:
         """One integer in low..high inclusive, the same on every rank."""
         return int(torch.randint(low, high + 1, (), generator=self._host))
 
-    def draw(self, kind: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Draws of one kind, `torch.randn` or `torch.rand`: those of the global batch, of which this rank takes its rows."""
+    def choice(self, n: int) -> int:
+        """One of 0..n-1, the same on every rank.  Of 24 bits, so that what is drawn does not hang on how many there are."""
+        return Noise.integer(self, 0, 2**24 - 1) * n >> 24
+
+    def draw(self, sampler: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Draws by `torch.randn` or `torch.rand`: those of the global batch, of which this rank takes its rows."""
         batch, rest = self.batch or shape[0], shape[1:]
-        everyone = kind(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
+        everyone = sampler(batch * self.ranks, *rest, generator=self.generator, device=self.device, dtype=dtype)
         return everyone[self.rank * batch : (self.rank + 1) * batch][self.rows]

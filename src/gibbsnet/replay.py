@@ -5,7 +5,7 @@ are follows from the kind of step (is a penalty due, does the chain dream) and f
 (how many sweeps), its *course*.  All else lies in tensors: weights, the batch, where the chains stand, random numbers.  So the
 operations of a course are recorded the second time it is taken, and replayed from then on.  Before a replay its noise is drawn
 anew, under the same keys as ever, into the tensors that the operations read.  What comes out is what comes out without, bit for
-bit.
+bit where the operations themselves give the same bits twice.
 
     Tape      which noise a computation draws, and where it lies
     Taped     noise that a tape listens to
@@ -25,9 +25,9 @@ Course = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """One event on a tape: a part of the noise is made, draws a tensor, or draws an integer (which ends the tape's part)."""
+    """One event on a tape: a noise is made, draws a tensor, or decides an integer (which ends this piece of the tape)."""
 
-    what: str  # "made", "drawn" or "integer"
+    event: str  # "made", "drawn", or "integer" or "choice"
     by: int  # the number of the noise it is done by; the root has 0, others are counted as they are made
     how: tuple
     into: Tensor | None = None
@@ -37,7 +37,7 @@ class Tape:
     """The draws of a computation: the integers drawn so far -> what is drawn until the next."""
 
     def __init__(self):
-        self.parts: dict[Course, list[Entry]] = {}
+        self.pieces: dict[Course, list[Entry]] = {}
         self._begin(None)
 
     def write(self, noise: Noise) -> "Taped":
@@ -53,14 +53,14 @@ class Tape:
     def fill(self, noise: Noise) -> Course | None:
         """Draws anew all that the computation will draw, for another root; its course, None where that was never written."""
         noises, course = [noise], ()
-        while course in self.parts:
-            for what, by, how, into in self.parts[course]:
-                if what == "made":
-                    noises.append(noises[by].part(*how))
-                elif what == "drawn":
+        while course in self.pieces:
+            for event, by, how, into in self.pieces[course]:
+                if event == "made":
+                    noises.append(noises[by].under(*how))
+                elif event == "drawn":
                     into.copy_(noises[by].draw(*how))
                 else:
-                    course = (*course, noises[by].integer(*how))
+                    course = (*course, getattr(noises[by], event)(*how))
                     break
             else:
                 return course
@@ -77,11 +77,11 @@ class Tape:
             entry.into.copy_(draw())
         return entry.into
 
-    def integer(self, by: int, how: tuple, draw: Callable[[], int]) -> int:
-        self._next(Entry("integer", by, how))
+    def decided(self, event: str, by: int, how: tuple, draw: Callable[[], int]) -> int:
+        self._next(Entry(event, by, how))
         value = draw() if self.course is None else self.course[len(self.passed)]
         self.passed, self.place = (*self.passed, value), 0
-        self.parts.setdefault(self.passed, [])
+        self.pieces.setdefault(self.passed, [])
         return value
 
     def _begin(self, course: Course | None) -> None:
@@ -90,17 +90,17 @@ class Tape:
 
     def _next(self, entry: Entry, draw: Callable[[], Tensor] | None = None) -> tuple[Entry, bool]:
         """The entry as it stands on the tape, and whether it stood there before."""
-        part = self.parts.setdefault(self.passed, [])
-        known = self.place < len(part)
+        piece = self.pieces.setdefault(self.passed, [])
+        known = self.place < len(piece)
         if not known and self.course is None:
-            part.append(entry._replace(into=draw() if draw else None))
-        elif not known or part[self.place][:3] != entry[:3]:
+            piece.append(entry._replace(into=draw().clone() if draw else None))  # not a view of all ranks' draws
+        elif not known or piece[self.place][:3] != entry[:3]:
             raise RuntimeError(
                 f"a computation that is replayed drew other noise than when it was recorded: {entry[:3]}; "
                 "train with trainer.replay=false"
             )
         self.place += 1
-        return part[self.place - 1], known
+        return piece[self.place - 1], known
 
 
 class Taped(Noise):
@@ -112,23 +112,27 @@ class Taped(Noise):
         )
         self.tape, self.number = tape, number
 
-    def part(self, key: Sequence[int | str], rows: slice, batch: int) -> "Taped":
+    def under(self, key: Sequence[int | str], rows: slice, batch: int) -> "Taped":
         number = self.tape.made(self.number, (key, rows, batch))
-        return Taped(super().part(key, rows, batch), self.tape, number)
+        return Taped(super().under(key, rows, batch), self.tape, number)
 
-    def draw(self, kind: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        how = (kind, tuple(shape), dtype)
+    def draw(self, sampler: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        how = (sampler, tuple(shape), dtype)
         return self.tape.drawn(self.number, how, lambda: super(Taped, self).draw(*how))
 
     def integer(self, low: int, high: int) -> int:
-        return self.tape.integer(self.number, (low, high), lambda: super(Taped, self).integer(low, high))
+        return self.tape.decided("integer", self.number, (low, high), lambda: super(Taped, self).integer(low, high))
+
+    def choice(self, n: int) -> int:
+        # What is decided, not the bits that decide it: a course for each range of sweeps, not for each of 2^24 numbers.
+        return self.tape.decided("choice", self.number, (n,), lambda: super(Taped, self).choice(n))
 
 
 class Replayed:
     """A computation that is recorded once for every course that it takes.
 
     Arguments:
-        compute: ({name: state}, noise, *what) -> tensors, in any nesting.  It may change buffers, and nothing else; it may not
+        compute: ({name: state}, noise, *rest) -> tensors, in any nesting.  It may change buffers, and nothing else; it may not
             look at a tensor's values.
         reseed: keys the global generators, from which dropout draws, before the computation of this noise.
     """
@@ -139,27 +143,27 @@ class Replayed:
         self.recorded: dict[Hashable, Callable[[], Any]] = {}
         self.pool = None
 
-    def __call__(self, kind: tuple, given: Mapping[str, State], noise: Noise, *what) -> Any:
+    def __call__(self, kind: tuple, inputs: Mapping[str, State], noise: Noise, *rest) -> Any:
         """What `compute` gives; its tensors are overwritten by the next call.
 
         Arguments:
-            kind: on what, besides the shapes of what is given, it depends which operations the computation takes.
-            given: what it reads that is another tensor in every call.
-            what: further arguments of `compute` that have a say only by way of `kind`.
+            kind: on what, besides the shapes of the inputs, it depends which operations the computation takes.
+            inputs: what it reads that is another tensor in every call.
+            rest: further arguments of `compute` that have a say only by way of `kind`.
         """
-        key = (kind, _shapes(given))
+        key = (kind, _shapes(inputs))
         if key not in self.tapes:
-            self.tapes[key] = Tape(), {name: {v: x.clone() for v, x in state.items()} for name, state in given.items()}
+            self.tapes[key] = Tape(), {name: {v: x.clone() for v, x in state.items()} for name, state in inputs.items()}
         tape, held = self.tapes[key]
-        for name, state in given.items():
+        for name, state in inputs.items():
             for v, x in state.items():
                 held[name][v].copy_(x)
         self.reseed(noise)
         if (course := tape.fill(noise)) is None:
-            return self.compute(held, tape.write(noise), *what)
+            return self.compute(held, tape.write(noise), *rest)
         if (key, course) not in self.recorded:
             self.recorded[key, course] = self._record(
-                lambda: self.compute(held, tape.read(noise, course), *what), noise.device
+                lambda: self.compute(held, tape.read(noise, course), *rest), noise.device
             )
             self.reseed(noise)
         return self.recorded[key, course]()
@@ -183,5 +187,5 @@ class Replayed:
         return replay
 
 
-def _shapes(given: Mapping[str, State]) -> tuple:
-    return tuple((name, v, tuple(x.shape), x.dtype) for name, state in given.items() for v, x in state.items())
+def _shapes(inputs: Mapping[str, State]) -> tuple:
+    return tuple((name, v, tuple(x.shape), x.dtype) for name, state in inputs.items() for v, x in state.items())

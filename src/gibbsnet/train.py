@@ -42,8 +42,8 @@ def train(config: Mapping) -> Path:
     judge = prepare(config)
     module = build(config, data.shape)
     module.start_from(data.mean)
-    module.replays = config["trainer"]["replay"]
     trainer = _trainer(run, config, data, judge, claimed)
+    module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
     data.shared_by(trainer.world_size)
     # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.
     trainer.precision_plugin.convert_module(module)
