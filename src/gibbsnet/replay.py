@@ -67,17 +67,20 @@ class Tape:
         return None
 
     def made(self, by: int, how: tuple) -> int:
+        """The number of a noise that is made."""
         self._next(Entry("made", by, how))
         self.noises += 1
         return self.noises - 1
 
     def drawn(self, by: int, how: tuple, draw: Callable[[], Tensor]) -> Tensor:
+        """The tensor that is read or, where it is written, drawn."""
         entry, known = self._next(Entry("drawn", by, how), draw)
         if known and self.course is None:
             entry.into.copy_(draw())
         return entry.into
 
     def decided(self, event: str, by: int, how: tuple, draw: Callable[[], int]) -> int:
+        """The integer that is read or drawn; what comes after it is another piece."""
         self._next(Entry(event, by, how))
         value = draw() if self.course is None else self.course[len(self.passed)]
         self.passed, self.place = (*self.passed, value), 0
