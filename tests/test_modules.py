@@ -144,8 +144,9 @@ def test_a_falling_floor_is_the_present_weights_alone():
     seen, pairs = [], m.pairs
 
     def watched(*arguments):
+        made = pairs(*arguments)
         seen.append((m.graph["z"].family.floor, m.ema.module["z"].family.floor))
-        return pairs(*arguments)
+        return made
 
     m.pairs = watched
     trained(m, 8)
@@ -153,6 +154,7 @@ def test_a_falling_floor_is_the_present_weights_alone():
     fresh = module("gibbsnet", "ring", "steps=8", "optim.floor_from=0.9", "size.floor_swept=0.3")
     fresh.load_state_dict(m.state_dict())
     fresh.kept = m.kept
+    fresh.play(batch(), Noise(0), 0)
     again = [one.play(batch(), Noise(0), 2).diagnostics["loss_critic"] for one in (m, fresh)]
     assert again[0] == again[1] != m.play(batch(), Noise(0), 8).diagnostics["loss_critic"], (
         "by the step, not by the past"

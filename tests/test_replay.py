@@ -1,6 +1,7 @@
 """What is recorded and replayed is what would have been computed, to the last bit."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from gibbsnet.__main__ import main
@@ -8,6 +9,7 @@ from gibbsnet.noise import Noise
 from gibbsnet.replay import Replayed, Tape
 from tests.models import module
 from tests.test_callbacks import same
+from tests.test_modules import trained
 from tests.test_resume import load
 
 DEVICES = [
@@ -109,6 +111,26 @@ def test_a_training_that_is_replayed_ends_where_it_would_have(kind, device, quic
     for part in ("state_dict", "optimizer_states", "kept", "skipped"):
         assert same(plain[part], replayed[part]), part
     assert history == other
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_what_was_recorded_in_one_fit_is_not_replayed_in_another():
+    m = module("gibbsnet", "ring")
+    m.replays = True
+    trained(m, 6)
+    first = m._replayed
+    trained(m, 6)
+    assert first.recorded and m._replayed.recorded and m._replayed is not first
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_several_processes_send_their_steps(ranks, quick, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pl.Trainer, "world_size", ranks)
+    monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, *a, **k: seen.append(module.replays))
+    assert main(["train", "model=ali", *quick, "trainer.replay=true", f"run={tmp_path}"]) == 0
+    assert seen == [ranks == 1]
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

@@ -257,8 +257,14 @@ class GibbsNet(LightningModule):
         begin, done = self.hparams.optim.get("floor_from") or 0, min(2 * step / max(self.hparams.steps, 1), 1)
         return {v: begin ** (1 - done) * floor**done if begin > floor else floor for v, floor in own.items()}
 
+    def _set_floors(self, step: int) -> None:
+        """Gives the present weights the floors of this step; whatever plays sets them first."""
+        for v, floor in self.floors(step).items():
+            if self.graph[v].family.floor != floor:
+                self.graph[v].family = self.graph[v].family.with_floor(floor)
+
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
-        """One game on one batch: both players' gradients and the diagnostics, nothing changed."""
+        """One game on one batch: both players' gradients and the diagnostics, no weight changed."""
         return self._game(self._inputs(batch, noise), noise, step)[2]
 
     def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
@@ -277,10 +283,7 @@ class GibbsNet(LightningModule):
         return {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
 
     def _game(self, inputs: Mapping[str, State], noise: Noise, step: int) -> tuple[State, State, Outcome]:
-        """What `_played` gives: a function of the inputs, the noise, the weights and the kind of step."""
-        for v, floor in self.floors(step).items():
-            if self.graph[v].family.floor != floor:
-                self.graph[v].family = self.graph[v].family.with_floor(floor)
+        """What `_played` gives: a function of the inputs, the noise, the weights and, where it is recorded, the kind of step."""
         batch = inputs["batch"]
         real, fake, kept = self.pairs(batch, noise, step, inputs["kept"])
         return real, kept, self.taught(self.contest(real, fake, noise, step, self._spoken(batch)), batch, real, fake)
@@ -306,6 +309,7 @@ class GibbsNet(LightningModule):
         """
         given, size = self._held(batch), len(batch["x"])
         kept = self._kept_here(noise, size) if kept is None else kept
+        self._set_floors(step)
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
         if chain.persistent and chain.range[1]:
