@@ -164,9 +164,8 @@ class Chain:
     def length(self, noise: Noise) -> int:
         """The number of sweeps of this batch."""
         low, high = self.ranges[0]
-        if (
-            len(self.ranges) > 1
-        ):  # the key is the name this option had when docs/comparison.json was made: so it can be repeated
+        if len(self.ranges) > 1:
+            # The key is the name this option had when docs/comparison.json was made: so it can be repeated.
             low, high = self.ranges[noise.at("unswept").choice(len(self.ranges))]
         return low if low == high else noise.at("steps").integer(low, high)
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .graph import State
 from .noise import Noise
 
-State = dict[str, Tensor]
 Course = tuple[int, ...]
 
 
