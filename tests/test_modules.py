@@ -172,6 +172,22 @@ def test_a_floor_that_cannot_fall_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
+def test_the_average_counts_the_steps_that_were_taken(monkeypatch):
+    """Batches 0 and 3 pass without a step: the average's weight is that of its own counter, and it begins as a copy."""
+    m = module("gibbsnet", "ring", "optim.skip_nonfinite=1")
+    counted, follow, play = [], m._follow, m._played
+    monkeypatch.setattr(m, "_follow", lambda n: counted.append((n, int(m.ema.n_averaged))) or follow(n))
+
+    def spoiled(batch, noise, step):
+        real, kept, outcome = play(batch, noise, step)
+        return real, kept, outcome._replace(graph=[g * (torch.nan if step in (0, 3) else 1) for g in outcome.graph])
+
+    monkeypatch.setattr(m, "_played", spoiled)
+    trained(m, 6)
+    assert counted == [(0, 0), (1, 1), (2, 2), (3, 3)] and m.skipped["all"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
 class TestTraining:
     def test_steps_are_batches_and_runs_repeat(self):
         a, b = module("gibbsnet", "ring", "steps=6"), module("gibbsnet", "ring", "steps=6")
