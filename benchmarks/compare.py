@@ -45,8 +45,8 @@ SWEPT = {"ring": "untied", "grid": "untied", "digits": "untied3", "mnist": "unti
 # ALI's own, GibbsNet's; on CIFAR-10 they are one.
 FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.2), "digits": (0.15, 0.7), "mnist": (0.3, 0.5), "cifar10": (0.5, 0.5)}
 # What is compared on a data set, and how long each is trained.
-# `equal_time` of milliseconds before they were rounded to the tenths in docs/findings.md, fixed before any run. From the tenths
-# untied would have 7600 on the ring, and ali 15300 on digits: its 15200 there is that of benchmarks/results.py.
+# `equal_time` of milliseconds before they were rounded to the tenths in docs/lab/comparison.md, fixed before any run. From the
+# tenths untied would have 7600 on the ring, and ali 15300 on digits: its 15200 there is that of benchmarks/results.py.
 RING = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_persistent": 6900,
         "gibbsnet_cycle": 6500, "gibbsnet_short": 7400, "gibbsnet_mixed": 6600,
         "gibbsnet_cut": 9200, "untied": 7700}  # fmt: skip

@@ -126,7 +126,7 @@ def command(start: str, found: Mapping, usual: Iterable[str]) -> str:
 
 def head(title: str, more: str = "") -> list[str]:
     """How a page of numbers over seeds begins."""
-    text = "Median over seeds [least .. greatest]; what was expected and what it says: [findings.md](findings.md)."
+    text = "Median over seeds [least .. greatest]; what it says: [findings.md](findings.md); what was expected: [lab](lab)."
     return [f"# {title}", "", f"{text} Names: [metrics.md](metrics.md){more}.", ""]
 
 

@@ -338,7 +338,7 @@ def test_equal_time_is_more_steps_for_who_is_faster():
 
 @pytest.mark.parametrize("data", compare.DATA)
 def test_the_step_counts_are_those_of_times_that_round_to_the_printed_ones(data):
-    text = (ROOT / "docs/findings.md").read_text().partition("CPU milliseconds of a step")[2]
+    text = (ROOT / "docs/lab/comparison.md").read_text().partition("CPU milliseconds of a step")[2]
     printed = re.search(rf"\| {data} \|([\d.| ]+)\|\n", text)[1].split("|")
     ms = dict(
         zip(
