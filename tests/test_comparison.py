@@ -37,17 +37,18 @@ def points(n=B):
 @pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
-    plain, base, cycle, gibbs, old, both, short, mixed, cut, untied = configs.values()
+    plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
-    assert told == [*[None] * 4, *["embed"] * 4, None, None]
+    ships = "embed" if data in ("digits", "mnist", "cifar10") else None
+    assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
     for config in configs.values():
         for part in ("network", "critics", "optim", "penalty", "data"):
             assert config[part] == base[part], part
         assert config["graph"]["x"] == base["graph"]["x"] and config["size"]["z"] == base["size"]["z"]
         assert config["graph"]["z"]["bound"] == base["graph"]["z"]["bound"]
     own, floor = compare.FLOORS[data]
-    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 9]
-    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert [c["graph"]["z"]["floor"] for c in configs.values()] == [own, *[floor] * 9, own]
+    assert [c["game"].pop("cycle") for c in configs.values()] == [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0]
     assert all(c["game"] == base["game"] for c in configs.values())
     assert plain["chains"] == base["chains"] == cycle["chains"]
     assert old | {"command": None} == both | {"command": None}, "but for the cycle loss"
@@ -59,12 +60,13 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert gibbs["chains"] == cut["chains"] and gibbs["graph"] == cut["graph"] == old["graph"]
     assert [c["chains"]["unclamped"].pop("persistent") for c in (gibbs, old)] == [0.0, 0.5]
     assert gibbs["chains"] == old["chains"]
+    assert sharp["chains"] == load([f"experiment={data}", "model=gibbsnet"])["chains"], "what ships there"
     shorter = 20 if data == "cifar10" else 1  # than the published recipe
     assert compare.STEPS[data]["gibbsnet"] * shorter == base["steps"]
     sweeps = sum(v[0] == "z" for v in untied["chains"]["unclamped"]["start"]) - 1
     N = gibbs["chains"]["unclamped"]["steps"]
     assert sweeps == (N if isinstance(N, int) else max(N)), "as deep as the longest of GibbsNet's chains"
-    left = {"gibbsnet_short", "gibbsnet_mixed"} if data == "grid" else set()
+    left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "cifar10": {"gibbsnet_sharp"}}.get(data, set())
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == left
 
 
