@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,10 +51,14 @@ def test_the_whole_road_on_digits(tmp_path, quick, capsys):
         assert (run / "figures" / f"{name}.png").stat().st_size > 1000, name
     assert main(["evaluate", f"run={run}"]) == 0
     assert (run / "metrics.json").read_bytes() == metrics, "the same weights and seed give the same bytes"
+    where = Path(yaml.safe_load((run / "config.yaml").read_text())["judges"])
+    scored, judge = (json.loads(path.read_text()) for path in (run / "scored.json", where / "digits.json"))
+    assert scored["judge"] == judge["sha256"] and scored["data"] == judge["digest"] and scored["device"] == "cpu"
     pictures = {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()}
     assert main(["evaluate", f"run={run}", "evaluation.split=validation"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()} == pictures
     assert (run / "metrics.json").read_bytes() == metrics != (run / "metrics_validation.json").read_bytes()
+    assert json.loads((run / "scored_validation.json").read_text()) == scored
     assert main(["sample", f"run={run}", "chains.unclamped.steps=5", "mode=dreaming"]) == 0
     assert (run / "samples" / "chain.png").exists()
     assert main(["report", "runs", "out=reports"]) == 0
@@ -104,7 +109,7 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     assert main(["train", "model=ali", f"run={run}", *quick]) == 0
     assert "trained already" in capsys.readouterr().out
-    scores = [run / name for name in ("metrics.json", "metrics_validation.json")]
+    scores = [run / f"{name}{suffix}.json" for name in ("metrics", "scored") for suffix in ("", "_validation")]
     for path in scores:
         path.write_text("{}")
     assert main(["train", "model=ali", "optim.lr=0.5", "restart=true", f"run={run}", *quick]) == 0

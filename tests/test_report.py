@@ -220,6 +220,30 @@ def test_a_distance_s_axis_has_labels_within_a_decade(root):
     assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
 
 
+def scored(folder, **conditions):
+    told = {"judge": "1e1e9e31" * 8, "data": "2785", "samples": 5000, "seed": 0, "device": "cpu"}
+    (folder / "scored.json").write_text(json.dumps(told | conditions))
+
+
+@pytest.mark.parametrize(
+    "other, said",
+    [
+        ({}, None),
+        ({"device": "NVIDIA H200", "seed": 1}, None),
+        ({"judge": "52873fa3" * 8}, "Scored by different judges (1e1e9e31: ali 1; 52873fa3: gibbsnet 1)"),
+        ({"samples": 2000}, "Scored by different numbers of samples (5000: ali 1; 2000: gibbsnet 1)"),
+        ({"data": "abcd"}, "Scored on different data (2785: ali 1; abcd: gibbsnet 1)"),
+    ],
+)
+def test_scores_that_do_not_compare_are_named(root, other, said):
+    """Runs that do not say how they were scored, by an earlier version, count for nothing."""
+    scored(root / "default/digits/ali/1")
+    scored(root / "default/digits/gibbsnet/1", **other)
+    text = text_of(html_of(root))
+    assert ("these scores do not compare" in text) == bool(said) and (said or "") in text
+    assert "5000" not in text or said, "how they were scored is no table of a benchmark's"
+
+
 def test_unfinished_runs_are_listed_with_what_is_missing(root):
     folder = root / "default/digits/gibbsnet/2"
     (folder / "metrics.json").unlink()

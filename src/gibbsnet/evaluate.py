@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from . import callbacks, plots
+from .classifier import Judge, weights_hash
 from .config import folder
+from .data import DataModule
 from .evaluation import evaluate as score
 from .files import replace
 from .modules import build
@@ -17,9 +19,10 @@ from .train import device, load_run
 
 
 def evaluate(config: Mapping) -> dict:
-    """Writes metrics.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics.
+    """Writes metrics.json, scored.json and figures/*.png of the configuration's run, tells W&B, and returns the metrics.
 
-    With `evaluation.split=validation` it writes metrics_validation.json and nothing else, and scores no test example.
+    With `evaluation.split=validation` it writes metrics_validation.json and scored_validation.json and nothing else, and
+    scores no test example.
     Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
     """
     first = join()
@@ -28,6 +31,7 @@ def evaluate(config: Mapping) -> dict:
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     module.to(device(config["trainer"]))
     tuning = wanted["split"] == "validation"
+    suffix = "_validation" if tuning else ""
     metrics = score(
         module,
         data.data.tuning if tuning else data.data,
@@ -39,7 +43,8 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
-    write_json(metrics, run / ("metrics_validation.json" if tuning else "metrics.json"))
+    write_json(circumstances(config, data, judge, module.device), run / f"scored{suffix}.json")
+    write_json(metrics, run / f"metrics{suffix}.json")
     if tuning:
         return metrics
     shown = []
@@ -50,6 +55,24 @@ def evaluate(config: Mapping) -> dict:
     where = {key: tracking[key] for key in ("mode", "project", "entity")}
     callbacks.log_metrics(run, metrics, shown, **where)
     return metrics
+
+
+def circumstances(config: Mapping, data: DataModule, judge: Judge | None, where: torch.device) -> dict:
+    """What scores hang on beside the run.
+
+    Scores by another judge, of other data or with other draws do not compare; those of another device, or of a processor with
+    other arithmetic, are other draws of the same noise.
+    """
+    options, on_gpu = config["evaluation"], where.type == "cuda"
+    return {
+        "judge": weights_hash(judge) if judge else None,
+        "data": data.digest,
+        "samples": options["samples"],
+        "seed": options["seed"],
+        "device": torch.cuda.get_device_name(where) if on_gpu else where.type,
+        "arithmetic": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
 
 
 def join() -> bool:

@@ -125,7 +125,8 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     checkpoints = run / "checkpoints"
     if claimed.anew:
         print(f"{run}: beginning anew")
-        records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json", "metrics_validation.json")
+        records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json", "metrics_validation.json",
+                   "scored.json", "scored_validation.json")  # fmt: skip
         for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *(run / name for name in records)]:
             old.unlink(missing_ok=True)
     if claimed.damaged:

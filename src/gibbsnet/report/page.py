@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from gibbsnet.report.charts import colours, over_steps, svg, training
 from gibbsnet.report.html import Markup, join, raw, tag
-from gibbsnet.report.runs import Run, command, differences
+from gibbsnet.report.runs import Run, command, conditions, differences
 from gibbsnet.report.scores import (
     Comparison,
     Path,
@@ -168,6 +168,14 @@ def _warnings(comparison: Comparison) -> Iterator[Markup]:
             named = "; ".join(f"{key} ({' / '.join(values)})" for key, values in list(found.items())[:6])
             more = f" and {len(found) - 6} more" if len(found) > 6 else ""
             yield tag("p", f"The runs of {model} differ in more than their seed: {named}{more}.", class_="warning")
+    for key, found in conditions(run for runs in comparison.models.values() for run in runs).items():
+        named = "; ".join(f"{value[:8]}: {', '.join(runs)}" for value, runs in found.items())
+        yield tag(
+            "p", f"Scored {WORDS[key]} ({named}): these scores do not compare. Evaluate them again.", class_="warning"
+        )
+
+
+WORDS = {"judge": "by different judges", "data": "on different data", "samples": "by different numbers of samples"}
 
 
 def _scores(comparison: Comparison, palette: dict[str, str]) -> Markup | None:

@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from gibbsnet.config import CIRCUMSTANCES
 
 EXPECTED = ("metrics.json", "train.json", "history.jsonl", "figures")
+KNOWN = (*EXPECTED, "scored.json", "scored_validation.json")
 
 
 class Damaged(Exception):
@@ -23,7 +24,8 @@ class Damaged(Exception):
 class Run:
     """One run folder.
 
-    config: the resolved configuration. metrics, speed: contents of metrics.json and train.json, {} where missing. history:
+    config: the resolved configuration. metrics, scored, speed: contents of metrics.json, scored.json (by which judge, of which
+    data, with how many draws) and train.json, {} where missing. history:
     rows of history.jsonl. figures: name -> PNG file. measured: what benchmarks left there, file -> section -> row -> column ->
     number. drawn: what `sample` left there, name -> PNG file. missing: what the folder lacks. damage: why the run is not used.
     """
@@ -31,6 +33,7 @@ class Run:
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
     speed: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, Path] = field(default_factory=dict)
@@ -82,10 +85,11 @@ def read(folder: Path) -> Run:
     try:
         run.config = _config(folder / "config.yaml")
         run.metrics = _object(folder / "metrics.json")
+        run.scored = _object(folder / "scored.json")
         run.speed = _object(folder / "train.json")
         run.history = _history(folder / "history.jsonl")
         run.figures = _figures(folder / "figures")
-        run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in EXPECTED}
+        run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in KNOWN}
         run.drawn = _figures(folder / "samples")
     except Damaged as reason:
         run.damage = str(reason)
@@ -185,6 +189,22 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     keys = sorted({key for config in flat for key in config if not _is_circumstance(".".join(key))})
     values = {".".join(key): sorted({str(config.get(key)) for config in flat}) for key in keys}
     return {key: found for key, found in values.items() if len(found) > 1}
+
+
+def conditions(runs: Iterable[Run]) -> dict[str, dict[str, list[str]]]:
+    """Under which the runs' scores were given, where these are not the same: judge, data or samples -> value -> runs.
+
+    Runs that do not say, by an earlier version or not yet evaluated, count for nothing.
+    """
+    said = [run for run in runs if run.scored]
+    found = {}
+    for key in ("judge", "data", "samples"):
+        values: dict[str, list[str]] = {}
+        for run in said:
+            values.setdefault(str(run.scored.get(key)), []).append(f"{run.model} {run.seed}")
+        if len(values) > 1:
+            found[key] = values
+    return found
 
 
 def _is_circumstance(key: str) -> bool:
