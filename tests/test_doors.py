@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from gibbsnet.__main__ import COMMANDS, main
+from gibbsnet.classifier import load_judge
 from gibbsnet.modules import GibbsNet
 
 
@@ -32,7 +32,7 @@ def test_help_lists_groups_and_examples(command, capsys):
     assert command == "report" or all(word in said for word in ("gibbsnet", "hali", "digits", "experiment"))
 
 
-def test_the_whole_road_on_digits(tmp_path, quick, capsys):
+def test_the_whole_road_on_digits(tmp_path, quick, judges, capsys):
     run = tmp_path / "runs" / "mine"
     assert main(["train", "model=gibbsnet", f"run={run}", *quick]) == 0
     assert {p.name for p in (run / "checkpoints").iterdir()} == {
@@ -51,9 +51,8 @@ def test_the_whole_road_on_digits(tmp_path, quick, capsys):
         assert (run / "figures" / f"{name}.png").stat().st_size > 1000, name
     assert main(["evaluate", f"run={run}"]) == 0
     assert (run / "metrics.json").read_bytes() == metrics, "the same weights and seed give the same bytes"
-    where = Path(yaml.safe_load((run / "config.yaml").read_text())["judges"])
-    scored, judge = (json.loads(path.read_text()) for path in (run / "scored.json", where / "digits.json"))
-    assert scored["judge"] == judge["sha256"] and scored["data"] == judge["digest"] and scored["device"] == "cpu"
+    scored, judge = json.loads((run / "scored.json").read_text()), load_judge(judges / "digits.pt")[1]
+    assert scored["judge"] == judge["sha256"] and scored["samples"] == 500 and scored["device"] == "cpu"
     pictures = {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()}
     assert main(["evaluate", f"run={run}", "evaluation.split=validation"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (run / "figures").iterdir()} == pictures
