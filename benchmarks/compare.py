@@ -15,8 +15,23 @@ import torch
 
 from benchmarks import runs
 from benchmarks.contenders import clock
-from benchmarks.runs import command, finished, head, integer, matches, numbers, options, paired, summary, table
+from benchmarks.runs import (
+    command,
+    compared,
+    finished,
+    head,
+    integer,
+    matches,
+    nested,
+    numbers,
+    options,
+    paired,
+    summary,
+    table,
+)  # fmt: skip
+from gibbsnet import plots
 from gibbsnet.config import load
+from gibbsnet.report.charts import colours, memory
 
 DATA = ("ring", "grid", "digits", "mnist", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
@@ -119,8 +134,11 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
 
 
 def draw(data: str, found: Mapping) -> None:
-    """docs/figures/comparison_DATA.png."""
+    """docs/figures/comparison_DATA.png and memory_DATA.png."""
     runs.redraw(data, found["models"], Path("docs", "figures", f"comparison_{data}.png"))
+    columns = {m: [nested(seed) for seed in seeds] for m, seeds in found["models"].items()}
+    if figure := memory(compared(data, columns), colours(list(columns))):
+        plots.save(figure, Path("docs", "figures", f"memory_{data}.png"))
 
 
 def kept(found: Mapping[str, float], data: str) -> dict[str, float]:

@@ -222,11 +222,16 @@ def cell(value: Mapping[str, float] | None, sign: str = "") -> str:
     return median if low == high else f"{median} [{low} .. {high}]"
 
 
+def compared(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Comparison:
+    """What the report's charts draw, of name -> its seeds' metrics."""
+    runs = {name: [Run(Path(), metrics=dict(metrics)) for metrics in seeds] for name, seeds in columns.items()}
+    return Comparison("", data, runs)
+
+
 def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure | None:
     """Scores over the steps of the chain, the report's chart, with a legend, if there are any; name -> its seeds' metrics."""
-    runs = {name: [Run(Path(), metrics=dict(metrics)) for metrics in seeds] for name, seeds in columns.items()}
     palette = colours(list(columns))
-    figure = over_steps(Comparison("", data, runs), palette)
+    figure = over_steps(compared(data, columns), palette)
     if figure is None:
         return None
     handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]

@@ -6,6 +6,8 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,8 +15,8 @@ from matplotlib.figure import Figure
 
 from gibbsnet.plots import save
 from gibbsnet.report import report
-from gibbsnet.report.charts import over_steps, recorded
-from gibbsnet.report.runs import command, differences, find, read
+from gibbsnet.report.charts import memory, over_steps, recorded
+from gibbsnet.report.runs import Run, command, differences, find, read
 from gibbsnet.report.scores import Comparison, best, compare, references, rows, spreads
 from gibbsnet.report.summary import findings
 
@@ -218,6 +220,38 @@ def test_a_distance_s_axis_has_labels_within_a_decade(root):
     panel = over_steps(Comparison("default", "digits", runs), {"gibbsnet": "red"}).axes[0]
     low, high = panel.get_ylim()
     assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
+
+
+def remembering(distance, **kept):
+    """A run that keeps the class in so many reconstructions from each latent, and whose chain is there."""
+    chain = {str(i): {"class_frechet_ratio": distance * (1 + i)} for i in (1, 1000)}
+    return Run(Path(), metrics={"chain": chain, "reconstruction": {z: {"same_class": k} for z, k in kept.items()}})
+
+
+def test_memory_and_drift_has_a_dot_for_each_run():
+    two = {"ali": [remembering(0.1, z=0.6), remembering(0.2, z=0.7)], "hali": [remembering(0.3, z1=0.9, z2=0.4)]}
+    figure = memory(Comparison("default", "digits", two), {"ali": "red", "hali": "blue"})
+    for panel, i in zip(figure.axes, (1, 1000), strict=True):
+        kept, near = zip(*(dot for drawn in panel.collections for dot in drawn.get_offsets().tolist()), strict=True)
+        assert kept == (0.6, 0.7, 0.9) and near == pytest.approx([0.1 * (1 + i), 0.2 * (1 + i), 0.3 * (1 + i)])
+        places = [name.get_window_extent() for name in panel.texts]
+        assert [name.get_text() for name in panel.texts] == ["ali", "hali"] and not places[0].overlaps(places[1])
+
+
+def test_names_of_runs_in_one_place_stand_apart():
+    many = {name: [remembering(0.1, z=0.6)] for name in ("ali", "gibbsnet", "hali", "untied")}
+    places = [
+        t.get_window_extent()
+        for t in memory(Comparison("default", "digits", many), dict.fromkeys(many, "red")).axes[0].texts
+    ]
+    assert len(places) == 4 and not any(a.overlaps(b) for a, b in combinations(places, 2))
+
+
+def test_memory_and_drift_takes_two_models_and_scores_of_both():
+    one = Comparison("default", "digits", {"ali": [remembering(0.1, z=0.6)]})
+    assert memory(one, {"ali": "red"}) is None
+    unscored = Comparison("default", "digits", {"ali": [Run(Path())], "hali": [Run(Path())]})
+    assert memory(unscored, {"ali": "red", "hali": "blue"}) is None
 
 
 def scored(folder, **conditions):

@@ -3,17 +3,19 @@
 import io
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
-from gibbsnet.report.scores import Comparison, meaning, reference_spreads, spreads, steps
+from gibbsnet.report.scores import Comparison, meaning, reference_spreads, scores, spreads, steps
 
 OVER_STEPS = ("class_frechet_ratio", "class_score", "joint_distance", "share", "sliced_wasserstein")
 DISTANCES = {
@@ -57,6 +59,64 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
         _steps_axis(panel, at)
         _scores_axis(panel, name, edge)
     return figure
+
+
+def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = (1, 1000)) -> Figure | None:
+    """How near each run's chain is after so many sweeps, over how faithfully its latent keeps an example; a dot per run.
+
+    A chain that remembers adds its errors up, one that forgets has nothing to add: distances of chains compare at equal memory.
+    Nearness is class_frechet_ratio or, of toys, joint_distance; of several latents the most faithful counts.
+    """
+    found = {i: {model: _memory(comparison, model, i) for model in palette} for i in at}
+    if sum(any(dots.values()) for dots in found.values()) < len(at) or len(palette) < 2:
+        return None
+    figure, axes = _panels(len(at), columns=2)
+    figure.set_figheight(4)
+    for panel, (i, dots) in zip(axes, found.items(), strict=True):
+        _title(panel, _nearness(comparison), f" after {i} sweep{'s' * (i > 1)}")
+        names = [_dots(panel, model, pairs, palette[model]) for model, pairs in dots.items() if pairs]
+        _scores_axis(panel, _nearness(comparison), 0)
+        panel.margins(x=0.08)
+        _stand_apart(names)
+        panel.set_xlabel("share of test examples whose reconstruction keeps its class or mode", size=8, color=MUTED)
+    return figure
+
+
+def _memory(comparison: Comparison, model: str, i: int) -> list[tuple[float, float]]:
+    """(share kept, distance after i sweeps) of those of a model's runs that have both."""
+    found = []
+    for run in comparison.models.get(model, []):
+        every = scores(run)
+        kept = [v for row, v in every.items() if row[0] == "reconstruction" and row[-1] == "same_class"]
+        near = every.get(("chain", str(i), _nearness(comparison)))
+        found += [(max(kept), near)] if kept and near else []
+    return found
+
+
+def _nearness(comparison: Comparison) -> str:
+    """The distance by which chains of this data set are told apart."""
+    judged = any(row[-1] == "class_frechet_ratio" for run in comparison.runs for row in scores(run))
+    return "class_frechet_ratio" if judged else "joint_distance"
+
+
+def _dots(panel: Axes, model: str, pairs: Sequence[tuple[float, float]], color: str) -> Annotation:
+    """A model's runs, its name at their middle."""
+    x, y = zip(*pairs, strict=True)
+    panel.scatter(x, y, s=16, color=color, linewidths=0, alpha=0.85, zorder=3)
+    style = {"color": color, "fontsize": 7.5, "ha": "center", "va": "bottom", "zorder": 4}
+    halo = [withStroke(linewidth=2, foreground="white")]
+    middle = median(x), median(y)
+    return panel.annotate(model, middle, (0, 4), textcoords="offset points", path_effects=halo, **style)
+
+
+def _stand_apart(names: Sequence[Annotation]) -> None:
+    """From the lowest up, a name that would lie on another's goes higher."""
+    placed = []
+    for name in sorted(names, key=lambda name: name.get_window_extent().y0):
+        while any(name.get_window_extent().overlaps(other.get_window_extent()) for other in placed):
+            x, y = name.get_position()
+            name.set_position((x, y + 3))
+        placed.append(name)
 
 
 def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str) -> None:
@@ -206,6 +266,6 @@ def _panels(n: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, axes[:n]
 
 
-def _title(panel: Axes, name: str) -> None:
+def _title(panel: Axes, name: str, more: str = "") -> None:
     arrow = {1: "  ↑", -1: "  ↓", 0: ""}[meaning((name.split("/")[-1],)).better]
-    panel.set_title(name + arrow, size=9.5, color=INK, loc="left")
+    panel.set_title(name + more + arrow, size=9.5, color=INK, loc="left")

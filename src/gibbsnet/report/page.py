@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import OmegaConf
 
-from gibbsnet.report.charts import colours, over_steps, svg, training
+from gibbsnet.report.charts import colours, memory, over_steps, svg, training
 from gibbsnet.report.html import Markup, join, raw, tag
 from gibbsnet.report.runs import Run, command, conditions, differences
 from gibbsnet.report.scores import (
@@ -137,6 +137,7 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
         *_warnings(comparison),
         _scores(comparison, mine),
         _curves("Along the chain", over_steps(comparison, mine), legend, CHAIN_CAPTION),
+        _curves("Memory and drift", memory(comparison, mine), [], MEMORY_CAPTION),
         _curves("During training", training(comparison, mine), legend, TRAINING_CAPTION),
         *_pictures(comparison, mine),
         *_drawn(comparison, mine),
@@ -148,6 +149,10 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
 CHAIN_CAPTION = (
     "Each score of the unclamped chain at its steps i, on a logarithmic axis. Lines are medians over seeds, bands reach from "
     "the lowest to the highest seed, dashes are references."
+)
+MEMORY_CAPTION = (
+    "A dot per run: how near its chain is, over how much of an example its latent keeps. A chain that remembers adds its errors "
+    "up, one that forgets has nothing to add: compare distances at equal memory."
 )
 DRAWN_CAPTION = (
     "Pictures that `python -m gibbsnet sample run=...` left in the runs' folders: chains that hold parts of real images or "
