@@ -38,7 +38,7 @@ test-dvc: install
 
 results: install
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m benchmarks.results
-	for data in ring grid digits mnist; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
+	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	$(BIN)/python -m benchmarks.approach run=runs/stability/ring/random/1 run=runs/stability/ring/learned/1

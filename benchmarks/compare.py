@@ -1,10 +1,11 @@
 r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=21,22,23,24,25] [models=ali,gibbsnet,...] [data.root=data]
 
-DATA is ring, grid, digits, mnist or cifar10 (for a GPU).  All contenders have the same networks, bounds, critic, losses and
-average of the weights, and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread
-(`clock=20`: 20 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what came out).  Differences are taken seed by
-seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md and docs/figures/comparison_DATA.png; some models alone
-join those of the same seeds there.  A run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
+DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long) or cifar10 (for a GPU).  All contenders have the
+same networks, bounds, critic, losses and average of the weights, and equal time: a step count each, from the CPU milliseconds of
+their steps, interleaved, in one thread (`clock=20`: 20 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what
+came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md,
+docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there.  A run that is
+finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
 """
 
 import sys
@@ -33,7 +34,7 @@ from gibbsnet import plots
 from gibbsnet.config import load
 from gibbsnet.report.charts import colours, memory
 
-DATA = ("ring", "grid", "digits", "mnist", "cifar10")
+DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
 PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
@@ -81,7 +82,8 @@ MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000
 CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 10000, "gibbsnet_persistent": 6200,
            "gibbsnet_cycle": 5700, "gibbsnet_short": 7100, "gibbsnet_mixed": 6400,
            "gibbsnet_cut": 11300, "untied": 5600}  # fmt: skip
-STEPS = {"ring": RING, "grid": GRID, "digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR10}
+LONG = {m: 4 * MNIST[m] for m in ("ali", "ali_floor", "ali_cycle", "gibbsnet", "gibbsnet_short")}
+STEPS = {"ring": RING, "grid": GRID, "digits": DIGITS, "mnist": MNIST, "mnist_long": LONG, "cifar10": CIFAR10}
 EVERYWHERE = [
     "latent/*/probe_accuracy", "latent/*/non_gaussianity", "chain/switch_rate", "reconstruction/*/mse",
     "reconstruction/*/same_class", "train/steps", "train/cpu_seconds",
@@ -102,10 +104,11 @@ def rows(data: str) -> list[str]:
 
 def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
     """A contender's command line, without its seed and steps."""
-    own, floor = FLOORS[data]
-    words = {"own": own, "floor": floor, "untied": SWEPT[data], "steps": SWEEPS[data]}
+    images = data.removesuffix("_long")
+    own, floor = FLOORS[images]
+    words = {"own": own, "floor": floor, "untied": SWEPT[images], "steps": SWEEPS[images]}
     chosen = [s.format(**words) for s in CONTENDERS[model]]
-    return [f"experiment={data}", f"data={data}", *chosen, *more]
+    return [f"experiment={data}", f"data={images}", *chosen, *more]
 
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
