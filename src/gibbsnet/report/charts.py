@@ -26,8 +26,20 @@ DISTANCES = {
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
-# Okabe and Ito's colours without black and yellow, for lines on white, and four that can be told from them.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#7f7f7f", "#882255", "#999933")
+# Okabe and Ito's colours without black and yellow, for lines on white, and five that can be told from them.
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#332288",
+    "#7f7f7f",
+    "#882255",
+    "#999933",
+    "#8c564b",
+)
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
