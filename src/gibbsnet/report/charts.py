@@ -88,7 +88,7 @@ def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = 
         _title(panel, _nearness(comparison), f" after {i} sweep{'s' * (i > 1)}")
         names = [_dots(panel, model, pairs, palette[model]) for model, pairs in dots.items() if pairs]
         _scores_axis(panel, _nearness(comparison), 0)
-        panel.margins(x=0.08)
+        _at_least(panel)
         _stand_apart(names)
         panel.set_xlabel("share of test examples whose reconstruction keeps its class or mode", size=8, color=MUTED)
     return figure
@@ -119,6 +119,14 @@ def _dots(panel: Axes, model: str, pairs: Sequence[tuple[float, float]], color: 
     halo = [withStroke(linewidth=2, foreground="white")]
     middle = median(x), median(y)
     return panel.annotate(model, middle, (0, 4), textcoords="offset points", path_effects=halo, **style)
+
+
+def _at_least(panel: Axes) -> None:
+    """Room for names, and no axis so short that two seeds fill it: at least a quarter across and a factor of four up."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    across, up = max(0.0, 0.25 - (right - left)) / 2 + 0.03, max(1.0, 4 * low / high) ** 0.5
+    panel.set(xlim=(max(left - across, -0.03), min(right + across, 1.03)), ylim=(low / up, high * up))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
 
 
 def _stand_apart(names: Sequence[Annotation]) -> None:
