@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks import runs
 from benchmarks.contenders import clock
@@ -52,7 +53,7 @@ CONTENDERS = {
     "gibbsnet_short": [*OLD, "chains.unclamped.steps=[0,1]"],
     "gibbsnet_mixed": [*OLD, "chains.unclamped.steps=[0,[1,4]]"],
     "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
-    "untied": ["model={untied}", "chains.unclamped.steps=0"],
+    "untied": ["model={untied}", "chains.unclamped.steps=0", "size.floor_swept={floor}"],
     "gibbsnet_sharp": ["model=gibbsnet", "size.floor_swept={own}"],
 }
 # How many sweeps GibbsNet as published takes there.
@@ -104,11 +105,11 @@ def rows(data: str) -> list[str]:
 
 def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
     """A contender's command line, without its seed and steps."""
-    images = data.removesuffix("_long")
-    own, floor = FLOORS[images]
-    words = {"own": own, "floor": floor, "untied": SWEPT[images], "steps": SWEEPS[images]}
+    examples = data.removesuffix("_long")
+    own, floor = FLOORS[examples]
+    words = {"own": own, "floor": floor, "untied": SWEPT[examples], "steps": SWEEPS[examples]}
     chosen = [s.format(**words) for s in CONTENDERS[model]]
-    return [f"experiment={data}", f"data={images}", *chosen, *more]
+    return [f"experiment={data}", f"data={examples}", *chosen, *more]
 
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
@@ -139,9 +140,14 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
 def draw(data: str, found: Mapping) -> None:
     """docs/figures/comparison_DATA.png and memory_DATA.png."""
     runs.redraw(data, found["models"], Path("docs", "figures", f"comparison_{data}.png"))
-    columns = {m: [nested(seed) for seed in seeds] for m, seeds in found["models"].items()}
-    if figure := memory(compared(data, columns), colours(list(columns))):
+    if figure := over_memory(data, found):
         plots.save(figure, Path("docs", "figures", f"memory_{data}.png"))
+
+
+def over_memory(data: str, found: Mapping) -> Figure | None:
+    """The report's chart of distance over memory, where two models have both."""
+    columns = {m: [nested(seed) for seed in seeds] for m, seeds in found["models"].items()}
+    return memory(compared(data, columns), colours(list(columns)))
 
 
 def kept(found: Mapping[str, float], data: str) -> dict[str, float]:
@@ -159,7 +165,8 @@ def section(data: str, found: Mapping) -> list[str]:
         differences = {m: summary(paired(seeds, models[BASE])) for m, seeds in models.items() if m != BASE}
         compared = [row for row in rows(data) if row not in BAND and not row.startswith("train/")]
         text += [f"Less {BASE}, seed by seed:", "", *table(differences, compared, sign="+"), ""]
-    return [*text, f"![{data}](figures/comparison_{data}.png)", ""]
+    text += [f"![{data}](figures/comparison_{data}.png)", ""]
+    return [*text, f"![{data}](figures/memory_{data}.png)", ""] if over_memory(data, found) else text
 
 
 def page(record: Mapping) -> list[str]:

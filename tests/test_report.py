@@ -1,6 +1,7 @@
 """The page over run folders that are whole, unfinished or damaged."""
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -222,40 +223,76 @@ def test_a_distance_s_axis_has_labels_within_a_decade(root):
     assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
 
 
-def remembering(distance, **kept):
-    """A run that keeps the class in so many reconstructions from each latent, and whose chain is there."""
-    chain = {str(i): {"class_frechet_ratio": distance * (1 + i)} for i in (1, 1000)}
+def remembering(distance, far=None, **kept):
+    """A run that keeps the class in so many reconstructions from each latent; where its chain is, and after 1000 sweeps."""
+    chain = {"1": {"class_frechet_ratio": distance}, "1000": {"class_frechet_ratio": far}}
     return Run(Path(), metrics={"chain": chain, "reconstruction": {z: {"same_class": k} for z, k in kept.items()}})
 
 
-def test_memory_and_drift_has_a_dot_for_each_run():
-    two = {"ali": [remembering(0.1, z=0.6), remembering(0.2, z=0.7)], "hali": [remembering(0.3, z1=0.9, z2=0.4)]}
-    figure = memory(Comparison("default", "digits", two), {"ali": "red", "hali": "blue"})
-    for panel, i in zip(figure.axes, (1, 1000), strict=True):
-        kept, near = zip(*(dot for drawn in panel.collections for dot in drawn.get_offsets().tolist()), strict=True)
-        assert kept == (0.6, 0.7, 0.9) and near == pytest.approx([0.1 * (1 + i), 0.2 * (1 + i), 0.3 * (1 + i)])
+def memories(**models):
+    return memory(Comparison("default", "digits", models), dict.fromkeys(models, "red"))
+
+
+def dots(panel):
+    return [tuple(dot) for drawn in panel.collections for dot in drawn.get_offsets().tolist()]
+
+
+def test_memory_and_drift_has_a_dot_for_each_run_and_a_name_for_each_model():
+    runs = [remembering(0.1, 0.2, z=0.6), remembering(0.2, 0.3, z=0.7)]
+    figure = memories(ali=runs, hali=[remembering(0.3, 0.4, z1=0.9, z2=0.4)])
+    assert dots(figure.axes[0]) == [(0.6, 0.1), (0.7, 0.2), (0.9, 0.3)]
+    assert dots(figure.axes[1]) == [(0.6, 0.2), (0.7, 0.3), (0.9, 0.4)]
+    assert [sorted(name.get_text() for name in panel.texts) for panel in figure.axes] == [["ali", "hali"]] * 2
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf, 0.0, -1.0])
+def test_runs_without_numbers_have_no_dot(bad):
+    """A chain that diverged, a score that is missing: no axis can show it, and the others are shown all the same."""
+    whole = {
+        "ali": [remembering(0.1, 0.2, z=0.6)],
+        "hali": [remembering(0.3, 0.4, z1=None, z2=0.9), remembering(bad, bad, z=0.5)],
+    }
+    figure = memories(**whole, untied=[remembering(bad, bad, z=0.5)], gibbsnet=[remembering(bad, bad, z=0.5)])
+    assert dots(figure.axes[0]) == [(0.6, 0.1), (0.9, 0.3)]
+    assert memories(ali=whole["ali"], hali=[remembering(0.3, bad, z=0.9)]) is None, (
+        "one model alone compares with nobody"
+    )
+    assert memories(ali=whole["ali"], hali=[remembering(0.3, 0.4, z=None)]) is None
+    assert memories(ali=whole["ali"], hali=[Run(Path())]) is None
+
+
+def test_names_stand_apart_and_under_the_dots():
+    """Placed after the layout, and in no loop: many models in one place are no matter of time."""
+    many = {
+        f"{name}_{k}": [remembering(0.1, 0.2, z=0.6)] for name in ("ali", "gibbsnet", "hali", "$\\x$") for k in range(3)
+    }
+    figure = memories(**many)
+    figure.canvas.draw()
+    for panel in figure.axes:
         places = [name.get_window_extent() for name in panel.texts]
-        assert [name.get_text() for name in panel.texts] == ["ali", "hali"] and not places[0].overlaps(places[1])
+        assert len(places) == 12 and not any(a.overlaps(b) for a, b in combinations(places, 2))
+        assert all(name.zorder < drawn.zorder for name in panel.texts for drawn in panel.collections)
 
 
-def test_names_of_runs_in_one_place_stand_apart():
-    many = {name: [remembering(0.1, z=0.6)] for name in ("ali", "gibbsnet", "hali", "untied")}
-    places = [
-        t.get_window_extent()
-        for t in memory(Comparison("default", "digits", many), dict.fromkeys(many, "red")).axes[0].texts
-    ]
-    assert len(places) == 4 and not any(a.overlaps(b) for a, b in combinations(places, 2))
+def test_axes_are_wider_than_two_seeds():
+    panel = memories(ali=[remembering(0.1, 0.1, z=0.6)], hali=[remembering(0.101, 0.1, z=0.601)]).axes[0]
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    assert right - left > 0.25 and high > 3.99 * low
 
 
-def test_memory_and_drift_takes_two_models_and_scores_of_both():
-    one = Comparison("default", "digits", {"ali": [remembering(0.1, z=0.6)]})
-    assert memory(one, {"ali": "red"}) is None
-    unscored = Comparison("default", "digits", {"ali": [Run(Path())], "hali": [Run(Path())]})
-    assert memory(unscored, {"ali": "red", "hali": "blue"}) is None
+def test_the_page_with_memory_and_drift_is_the_same_twice(root):
+    for path in sorted(root.rglob("metrics.json")):
+        found = json.loads(path.read_text())
+        found["chain"]["1"] = {"class_frechet_ratio": 0.2}
+        found["reconstruction"] = {z: {**v, "same_class": 0.7} for z, v in found["reconstruction"].items()}
+        path.write_text(json.dumps(found))
+    page = html_of(root)
+    assert "Memory and drift" in page and html_of(root) == page
 
 
 def scored(folder, **conditions):
     told = {"judge": "1e1e9e31" * 8, "data": "2785", "samples": 5000, "seed": 0, "device": "cpu"}
+    told["metrics"] = hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest()
     (folder / "scored.json").write_text(json.dumps(told | conditions))
 
 
@@ -263,8 +300,8 @@ def scored(folder, **conditions):
     "other, said",
     [
         ({}, None),
-        ({"device": "NVIDIA H200", "seed": 1}, None),
-        ({"judge": "52873fa3" * 8}, "Scored by different judges (1e1e9e31: ali 1; 52873fa3: gibbsnet 1)"),
+        ({"device": "NVIDIA H200", "seed": 1, "samples": 5000.0}, None),
+        ({"judge": "52873fa3" * 8}, "Scored by different judges (1e1e9e311e1e: ali 1; 52873fa35287: gibbsnet 1)"),
         ({"samples": 2000}, "Scored by different numbers of samples (5000: ali 1; 2000: gibbsnet 1)"),
         ({"data": "abcd"}, "Scored on different data (2785: ali 1; abcd: gibbsnet 1)"),
     ],
@@ -274,8 +311,26 @@ def test_scores_that_do_not_compare_are_named(root, other, said):
     scored(root / "default/digits/ali/1")
     scored(root / "default/digits/gibbsnet/1", **other)
     text = text_of(html_of(root))
-    assert ("these scores do not compare" in text) == bool(said) and (said or "") in text
+    assert ("these do not compare" in text) == bool(said) and (said or "") in text
     assert "5000" not in text or said, "how they were scored is no table of a benchmark's"
+
+
+@pytest.mark.parametrize("broken", ["", "[1]", '{"judge": ', '{"judge": ["a"]}', '{"seed": 1}'])
+def test_a_run_that_does_not_say_how_it_was_scored_is_shown(root, broken):
+    scored(root / "default/digits/ali/1")
+    (root / "default/digits/gibbsnet/1/scored.json").write_text(broken)
+    text = text_of(html_of(root))
+    assert "these do not compare" not in text and "gibbsnet seeds 1, 2, 3" in text
+
+
+@pytest.mark.parametrize("then", [lambda path: path.unlink(), lambda path: path.write_text(json.dumps(metrics(0.2)))])
+def test_words_about_other_scores_are_not_believed(root, then):
+    """An `evaluate` that was killed before it could say how it scored, or scores that were put there by hand."""
+    scored(root / "default/digits/ali/1")
+    scored(root / "default/digits/gibbsnet/1", judge="52873fa3" * 8)
+    assert "these do not compare" in text_of(html_of(root))
+    then(root / "default/digits/gibbsnet/1/metrics.json")
+    assert "these do not compare" not in text_of(html_of(root))
 
 
 def test_unfinished_runs_are_listed_with_what_is_missing(root):

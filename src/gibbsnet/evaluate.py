@@ -12,7 +12,7 @@ from .classifier import Judge, weights_hash
 from .config import folder
 from .data import DataModule
 from .evaluation import evaluate as score
-from .files import replace
+from .files import fingerprint, replace
 from .modules import build
 from .prepare import datamodule, prepare
 from .train import device, load_run
@@ -43,8 +43,11 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
-    write_json(circumstances(config, data, judge, module.device), run / f"scored{suffix}.json")
-    write_json(metrics, run / f"metrics{suffix}.json")
+    scores = run / f"metrics{suffix}.json"
+    write_json(metrics, scores)
+    # It names the scores that it is about: killed in between, old words stand beside new scores, and are not believed.
+    said = circumstances(config, data, judge, module.device) | {"metrics": fingerprint(scores)}
+    write_json(said, run / f"scored{suffix}.json")
     if tuning:
         return metrics
     shown = []
@@ -60,17 +63,17 @@ def evaluate(config: Mapping) -> dict:
 def circumstances(config: Mapping, data: DataModule, judge: Judge | None, where: torch.device) -> dict:
     """What scores hang on beside the run.
 
-    Scores by another judge, of other data or with other draws do not compare; those of another device, or of a processor with
-    other arithmetic, are other draws of the same noise.
+    Scores by another judge, of other data or of another number of samples do not compare; those of another seed, device or
+    arithmetic of the processor are other draws of the same.
     """
-    options, on_gpu = config["evaluation"], where.type == "cuda"
+    options = config["evaluation"]
     return {
         "judge": weights_hash(judge) if judge else None,
         "data": data.digest,
         "samples": options["samples"],
         "seed": options["seed"],
-        "device": torch.cuda.get_device_name(where) if on_gpu else where.type,
-        "arithmetic": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        "arithmetic": torch.backends.cpu.get_cpu_capability() if where.type == "cpu" else None,
         "torch": torch.__version__,
     }
 

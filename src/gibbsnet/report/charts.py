@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import matplotlib
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
@@ -77,48 +77,39 @@ def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = 
     """How near each run's chain is after so many sweeps, over how faithfully its latent keeps an example; a dot per run.
 
     A chain that remembers adds its errors up, one that forgets has nothing to add: distances of chains compare at equal memory.
-    Nearness is class_frechet_ratio or, of toys, joint_distance; of several latents the most faithful counts.
+    Nearness is class_frechet_ratio or, of toys, joint_distance; of several latents the most faithful counts.  A run without
+    finite numbers of both has no dot; None where fewer than two models have dots at each of the steps.
     """
-    found = {i: {model: _memory(comparison, model, i) for model in palette} for i in at}
-    if sum(any(dots.values()) for dots in found.values()) < len(at) or len(palette) < 2:
+    judged = any(row[-1] == "class_frechet_ratio" for run in comparison.runs for row in scores(run))
+    name = "class_frechet_ratio" if judged else "joint_distance"
+    found = {i: {m: dots for m in palette if (dots := _remembered(comparison.models.get(m, []), i, name))} for i in at}
+    if any(len(models) < 2 for models in found.values()):
         return None
     figure, axes = _panels(len(at), columns=2)
     figure.set_figheight(4)
-    for panel, (i, dots) in zip(axes, found.items(), strict=True):
-        _title(panel, _nearness(comparison), f" after {i} sweep{'s' * (i > 1)}")
-        names = [_dots(panel, model, pairs, palette[model]) for model, pairs in dots.items() if pairs]
-        _scores_axis(panel, _nearness(comparison), 0)
-        _at_least(panel)
-        _stand_apart(names)
+    for panel, (i, models) in zip(axes, found.items(), strict=True):
+        _title(panel, name, f" after {i} sweep{'s' * (i > 1)}")
         panel.set_xlabel("share of test examples whose reconstruction keeps its class or mode", size=8, color=MUTED)
+        for model, dots in models.items():
+            panel.scatter(*zip(*dots, strict=True), s=16, color=palette[model], linewidths=0, zorder=3)
+        _scores_axis(panel, name, 0)
+        _at_least(panel)
+    figure.draw_without_rendering()  # the layout, by which names are placed
+    for panel, models in zip(axes, found.values(), strict=True):
+        _names_of(panel, models, palette)
     return figure
 
 
-def _memory(comparison: Comparison, model: str, i: int) -> list[tuple[float, float]]:
-    """(share kept, distance after i sweeps) of those of a model's runs that have both."""
+def _remembered(runs: Sequence[Run], i: int, name: str) -> list[tuple[float, float]]:
+    """(share kept, distance after i sweeps) of those runs that have both."""
     found = []
-    for run in comparison.models.get(model, []):
-        every = scores(run)
-        kept = [v for row, v in every.items() if row[0] == "reconstruction" and row[-1] == "same_class"]
-        near = every.get(("chain", str(i), _nearness(comparison)))
-        found += [(max(kept), near)] if kept and near else []
+    for every in map(scores, runs):
+        kept = [
+            v for row, v in every.items() if row[0] == "reconstruction" and row[-1] == "same_class" and math.isfinite(v)
+        ]
+        near = every.get(("chain", str(i), name), math.nan)
+        found += [(max(kept), near)] if kept and math.isfinite(near) and near > 0 else []
     return found
-
-
-def _nearness(comparison: Comparison) -> str:
-    """The distance by which chains of this data set are told apart."""
-    judged = any(row[-1] == "class_frechet_ratio" for run in comparison.runs for row in scores(run))
-    return "class_frechet_ratio" if judged else "joint_distance"
-
-
-def _dots(panel: Axes, model: str, pairs: Sequence[tuple[float, float]], color: str) -> Annotation:
-    """A model's runs, its name at their middle."""
-    x, y = zip(*pairs, strict=True)
-    panel.scatter(x, y, s=16, color=color, linewidths=0, alpha=0.85, zorder=3)
-    style = {"color": color, "fontsize": 7.5, "ha": "center", "va": "bottom", "zorder": 4}
-    halo = [withStroke(linewidth=2, foreground="white")]
-    middle = median(x), median(y)
-    return panel.annotate(model, middle, (0, 4), textcoords="offset points", path_effects=halo, **style)
 
 
 def _at_least(panel: Axes) -> None:
@@ -129,14 +120,23 @@ def _at_least(panel: Axes) -> None:
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
 
 
-def _stand_apart(names: Sequence[Annotation]) -> None:
-    """From the lowest up, a name that would lie on another's goes higher."""
-    placed = []
-    for name in sorted(names, key=lambda name: name.get_window_extent().y0):
-        while any(name.get_window_extent().overlaps(other.get_window_extent()) for other in placed):
-            x, y = name.get_position()
-            name.set_position((x, y + 3))
-        placed.append(name)
+def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], palette: Mapping[str, str]) -> None:
+    """Each model's name above the middle of its dots, from the lowest up; one that would lie on another's stands above that."""
+    middles = {m: tuple(map(median, zip(*dots, strict=True))) for m, dots in models.items()}
+    halo = [withStroke(linewidth=2, foreground="white")]
+    placed: list[Bbox] = []
+    for model, middle in sorted(middles.items(), key=lambda item: item[1][1]):
+        text = panel.annotate(
+            model, middle, (0, 4), textcoords="offset points", color=palette[model], fontsize=7.5, ha="center",
+            zorder=2, path_effects=halo, parse_math=False, annotation_clip=False,  # under the dots: none is hidden
+        )  # fmt: skip
+        text.set_in_layout(False)
+        box = text.get_window_extent()
+        for other in sorted(placed, key=lambda other: other.y0):
+            if box.overlaps(other):
+                box = box.translated(0, other.y1 + 1 - box.y0)
+        text.set_position((0, 4 + (box.y0 - text.get_window_extent().y0) * 72 / panel.figure.dpi))
+        placed.append(box)
 
 
 def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str) -> None:

@@ -25,7 +25,7 @@ from gibbsnet.report.scores import (
 from gibbsnet.report.style import STYLE
 from gibbsnet.report.summary import Entry, Finding, findings
 from gibbsnet.report.sweeps import Sweep, shown_sweep
-from gibbsnet.report.words import MEASUREMENTS, PICTURES, REFERENCES, SCORES
+from gibbsnet.report.words import CONDITIONS, MEASUREMENTS, PICTURES, REFERENCES, SCORES
 
 TITLE = "Adversarially learned joint models"
 ABOUT = (
@@ -166,7 +166,7 @@ def _dot(color: str) -> Markup:
 
 
 def _warnings(comparison: Comparison) -> Iterator[Markup]:
-    """Seeds of one model that differ in more than their seed are no repetitions."""
+    """Seeds of one model that differ in more than their seed are no repetitions; scores by different judges do not compare."""
     for model, runs in comparison.models.items():
         found = differences(runs)
         if found:
@@ -174,13 +174,8 @@ def _warnings(comparison: Comparison) -> Iterator[Markup]:
             more = f" and {len(found) - 6} more" if len(found) > 6 else ""
             yield tag("p", f"The runs of {model} differ in more than their seed: {named}{more}.", class_="warning")
     for key, found in conditions(run for runs in comparison.models.values() for run in runs).items():
-        named = "; ".join(f"{value[:8]}: {', '.join(runs)}" for value, runs in found.items())
-        yield tag(
-            "p", f"Scored {WORDS[key]} ({named}): these scores do not compare. Evaluate them again.", class_="warning"
-        )
-
-
-WORDS = {"judge": "by different judges", "data": "on different data", "samples": "by different numbers of samples"}
+        named = "; ".join(f"{value[:12]}: {', '.join(runs)}" for value, runs in found.items())
+        yield tag("p", f"Scored {CONDITIONS[key]} ({named}): these do not compare. Evaluate again.", class_="warning")
 
 
 def _scores(comparison: Comparison, palette: dict[str, str]) -> Markup | None:

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gibbsnet.config import CIRCUMSTANCES
+from gibbsnet.files import fingerprint
 
 EXPECTED = ("metrics.json", "train.json", "history.jsonl", "figures")
-KNOWN = (*EXPECTED, "scored.json", "scored_validation.json")
+OURS = (*EXPECTED, "metrics_validation.json", "scored.json", "scored_validation.json")  # what is no benchmark's
 
 
 class Damaged(Exception):
@@ -85,11 +86,11 @@ def read(folder: Path) -> Run:
     try:
         run.config = _config(folder / "config.yaml")
         run.metrics = _object(folder / "metrics.json")
-        run.scored = _object(folder / "scored.json")
+        run.scored = _conditions(folder)
         run.speed = _object(folder / "train.json")
         run.history = _history(folder / "history.jsonl")
         run.figures = _figures(folder / "figures")
-        run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in KNOWN}
+        run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in OURS}
         run.drawn = _figures(folder / "samples")
     except Damaged as reason:
         run.damage = str(reason)
@@ -125,6 +126,19 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise Damaged(f"{path.name} holds no object")
     return values
+
+
+def _conditions(folder: Path) -> dict[str, Any]:
+    """What scored.json says of the scores that lie beside it, in plain values.
+
+    One that is of other scores, or that cannot be read, says nothing; it costs no scores.
+    """
+    try:
+        said = _object(folder / "scored.json")
+        believed = said.get("metrics") == fingerprint(folder / "metrics.json")
+    except (Damaged, OSError):
+        return {}
+    return {k: v for k, v in said.items() if v is None or isinstance(v, str | int | float)} if believed else {}
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
@@ -194,17 +208,15 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 def conditions(runs: Iterable[Run]) -> dict[str, dict[str, list[str]]]:
     """Under which the runs' scores were given, where these are not the same: judge, data or samples -> value -> runs.
 
-    Runs that do not say, by an earlier version or not yet evaluated, count for nothing.
+    Runs that do not say, by an earlier version, count for nothing.
     """
-    said = [run for run in runs if run.scored]
-    found = {}
-    for key in ("judge", "data", "samples"):
-        values: dict[str, list[str]] = {}
-        for run in said:
-            values.setdefault(str(run.scored.get(key)), []).append(f"{run.model} {run.seed}")
-        if len(values) > 1:
-            found[key] = values
-    return found
+    found: dict[str, dict[Any, list[str]]] = {key: {} for key in ("judge", "data", "samples")}
+    for run in runs:
+        for key in found.keys() & run.scored.keys():
+            found[key].setdefault(run.scored[key], []).append(f"{run.model} {run.seed}")
+    return {
+        key: {str(value): names for value, names in values.items()} for key, values in found.items() if len(values) > 1
+    }
 
 
 def _is_circumstance(key: str) -> bool:

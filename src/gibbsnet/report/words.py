@@ -78,6 +78,9 @@ SCORES = {
     ),
 }  # fmt: skip
 
+# How runs were scored that do not compare (scored.json).
+CONDITIONS = {"judge": "by different judges", "data": "on different data", "samples": "by different numbers of samples"}
+
 REFERENCES = {
     "test": "real test data in place of samples: the best that can be asked for",
     "gaussian": "draws of one Gaussian fitted to the training data: the least a model should beat",
