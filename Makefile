@@ -42,17 +42,11 @@ results: install
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	$(BIN)/python -m benchmarks.approach run=runs/stability/ring/random/1 run=runs/stability/ring/learned/1
-	$(BIN)/python -m benchmarks.phases trainer.precision=bf16-mixed
-	$(BIN)/python -m gibbsnet train experiment=digits model=gibbsnet2 steps=10000 trainer.precision=bf16-mixed seed=41 tracking.mode=disabled
-	$(BIN)/python -m benchmarks.settle run=runs/digits/digits/gibbsnet2/41
-	for name in labels labels100 attributes; do $(BIN)/python -m gibbsnet train experiment=$$name seed=1 run=runs/$$name tracking.mode=disabled && \
-		$(BIN)/python -m benchmarks.labels run=runs/$$name || exit 1; done
+	for part in labels fills modes phases; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	$(BIN)/python -m gibbsnet train experiment=labels100_mnist seed=1 run=runs/labels100_mnist trainer.precision=bf16-mixed tracking.mode=disabled
 	$(BIN)/python -m benchmarks.labels run=runs/labels100_mnist
 	for name in mnist_levels mnist_levels2; do $(BIN)/python -m gibbsnet train experiment=$$name seed=1 trainer.precision=bf16-mixed \
 		evaluation.samples=2000 evaluation.steps=[0,1,3,10,100] run=runs/$$name tracking.mode=disabled && $(BIN)/python -m gibbsnet evaluate run=runs/$$name || exit 1; done
-	for model in gibbsnet ali; do $(BIN)/python -m gibbsnet train model=$$model steps=6000 run=runs/fill/$$model tracking.mode=disabled && \
-		$(BIN)/python -m benchmarks.fill run=runs/fill/$$model || exit 1; done
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -104,12 +104,12 @@ def rows(data: str) -> list[str]:
 
 
 def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
-    """A contender's command line, without its seed and steps."""
+    """A contender's command line, without its seed and steps; its name is its model's, by which the report tells models apart."""
     examples = data.removesuffix("_long")
     own, floor = FLOORS[examples]
     words = {"own": own, "floor": floor, "untied": SWEPT[examples], "steps": SWEEPS[examples]}
     chosen = [s.format(**words) for s in CONTENDERS[model]]
-    return [f"experiment={data}", f"data={examples}", *chosen, *more]
+    return [f"experiment={data}", f"data={examples}", *chosen, f"model.name={model}", *more]
 
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:

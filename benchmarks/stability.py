@@ -52,7 +52,8 @@ def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
 
 def settings(data: str, variant: str) -> list[str]:
     """A variant's command line, without its seed: the experiment, whose N does not rise but where the variant says so."""
-    return [f"experiment={data}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *VARIANTS[variant]]
+    of = [*VARIANTS[variant], f"model.name={variant}"]
+    return [f"experiment={data}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *of]
 
 
 def place(data: str, variant: str, seed: int) -> Path:

@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import results, scale, soak, step
+from benchmarks import abilities, results, scale, soak, step
 from benchmarks.alternating import Alternating
 from benchmarks.contenders import LOOP, REST, Entry, batch_of, clock, contender, entries, module_of
 from gibbsnet.config import load
-from gibbsnet.modules import GibbsNet
+from gibbsnet.evaluate import write_json
+from gibbsnet.modules import GibbsNet, build
 
 CPU = torch.device("cpu")
 
@@ -216,3 +218,63 @@ def test_the_scale_page_has_its_tables():
     assert mark and "## What grows" in head and "## The arithmetic" in tail
     parts = ("**N**", "**Resolution**", "**Batch**", "**Processes**", "**Counted**", "**Computed**")
     assert all(part in measured for part in parts)
+
+
+# What models do beside drawing samples
+
+
+@pytest.mark.parametrize("part", abilities.PARTS)
+def test_the_parts_of_the_talk_can_be_trained(part):
+    for model in abilities.PARTS[part].models:
+        config = load(abilities.settings(part, model, 3))
+        build(config, tuple(config["data"]["shape"]))
+        assert config["seed"] == 3 and config["run"] == f"runs/abilities/{part}/{model}/3"
+
+
+def test_a_part_is_recorded_and_shown(tmp_path, monkeypatch, capsys):
+    """Of every seed those numbers that have a row, and the references that tell its judge."""
+    monkeypatch.chdir(tmp_path)
+    found = {
+        "samples": {"class_score": 8.0},
+        "chain": {"7": {"class_score": 3.0}},
+        "reference": {"test": {"class_score": 9.5}},
+    }
+
+    def made(settings):
+        run = Path(next(s for s in settings if s.startswith("run=")).removeprefix("run="))
+        run.mkdir(parents=True)
+        (run / "metrics.json").write_text(json.dumps(found))
+        (run / "train.json").write_text(json.dumps({"steps": 5}))
+        return run
+
+    monkeypatch.setattr(abilities, "finished", made)
+    fills = {"left": {"ridge": {"class_kept": 0.75, "unknown": 1.0}}}
+    monkeypatch.setitem(
+        abilities.PARTS,
+        "fills",
+        replace(abilities.PARTS["fills"], score=lambda run: write_json(fills, run / "fill.json")),
+    )
+    abilities.main(["fills", "seeds=1,2"])
+    kept = json.loads((tmp_path / "docs/abilities.json").read_text())["fills"]
+    numbers = {"left/ridge/class_kept": 0.75, "reference/test/class_score": 9.5, "train/steps": 5}
+    assert kept == {"seeds": [1, 2], "settings": [], "models": {m: [numbers] * 2 for m in ("gibbsnet", "ali")}}
+    page = (tmp_path / "docs/abilities.md").read_text()
+    assert (
+        "| left/ridge/class_kept | 0.75 | 0.75 |" in page and "`python -m benchmarks.abilities fills seeds=1,2`" in page
+    )
+    abilities.main(["phases", "seeds=1", "models=dreaming"])
+    both = json.loads((tmp_path / "docs/abilities.json").read_text())
+    assert both["fills"] == kept and "samples/class_score" in both["phases"]["models"]["dreaming"][0]
+    capsys.readouterr()
+    for arguments, words in (
+        ([], "which part"),
+        (["fills", "models=hali"], "models=hali"),
+        (["fills", "seeds=a"], "seeds=a"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            abilities.main(arguments)
+
+
+def test_the_page_of_abilities_is_that_of_the_record():
+    record = json.loads((ROOT / "docs" / "abilities.json").read_text())
+    assert "\n".join(abilities.page(record)) == (ROOT / "docs" / "abilities.md").read_text()

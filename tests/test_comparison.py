@@ -37,6 +37,7 @@ def points(n=B):
 @pytest.mark.parametrize("data", compare.DATA)
 def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(data):
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
+    assert [c["model"].pop("name") for c in configs.values()] == list(configs), "so the report tells them apart"
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"

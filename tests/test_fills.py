@@ -11,13 +11,16 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import fill
+from gibbsnet import sample
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Attentive, Chain
 from gibbsnet.classifier import load_judge
+from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
 from gibbsnet.evaluation import evaluate_fills
 from gibbsnet.evaluation.fills import nearest, ridge, scores
 from gibbsnet.noise import Noise
+from gibbsnet.train import load_run
 from tests.models import GIBBS, GIBBS2, HELD, PAIR, TOWER, graph, module, normal
 
 B = 6
@@ -66,6 +69,10 @@ def test_a_hole_can_lie_in_one_channel_and_in_a_vector():
         (("left", (3, 8, 8), 0.5, [3]), r"channels \[3\]: expected some of 0..2"),
         (("left", (3, 8, 8), 0.5, []), "expected some of 0..2"),
         (("left", (16,), 0.5, [0]), "have none"),
+        (("left", (1,)), r"hole 'left': of values of shape \(1,\) it leaves all or nothing"),
+        (("right", (1,)), "leaves all or nothing"),
+        (("top", (3, 1, 8)), "leaves all or nothing"),
+        (("row", (3, 1, 8)), "leaves all or nothing"),
     ],
 )
 def test_holes_that_there_are_not(arguments, words):
@@ -263,6 +270,27 @@ def test_fills_are_drawn_and_written(run, settings, held):
             assert np.array_equal(mask, ~hole(kind, mask.shape[1:], 10, Noise(0)).numpy())
         same = (filled[v] == filled[v][:1]).all(0)
         assert same[mask].all() and not same[~mask].any()
+
+
+def test_a_mix_holds_one_half_of_each_image_and_the_other_half_of_the_next(run):
+    config = read(run)
+    m, clamp = load_run(run, config, (1, 8, 8)), {**config["clamp"], "hole": "bottom", "mix": True}
+    real = {"x": normal(B, 1, 8, 8).float()}
+    given, seen = sample.held(m, real, clamp, 0)
+    assert seen == {} and torch.equal(given["x"][:, :, :4], real["x"][:, :, :4])
+    assert torch.equal(given["x"][:, :, 4:], real["x"].roll(-1, 0)[:, :, 4:]), "from the next image"
+    for state in islice(m.fill(given, seen, 0), 5):
+        assert torch.equal(state["x"], given["x"])
+
+
+def test_a_channel_is_filled_and_the_others_stay_bit_equal():
+    made, chain = (
+        graph({**PAIR, "x": {**PAIR["x"], "shape": [3, 4, 4]}}),
+        Chain(GIBBS[1].start, GIBBS[1].blocks, mode=HELD),
+    )
+    x, missing = normal(B, 3, 4, 4), hole("left", (3, 4, 4), B, Noise(0), channels=[1])
+    for state in islice(chain.trajectory(made, Noise(0), {"x": x}, {"x": ~missing}, B), 5):
+        assert torch.equal(state["x"][~missing], x[~missing]) and (state["x"][missing] != x[missing]).all()
 
 
 @pytest.mark.parametrize(

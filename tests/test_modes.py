@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import phases, settle
+from benchmarks import abilities, settle
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
 from gibbsnet.config import ConfigError, choices, differences, load
@@ -98,7 +98,7 @@ def test_daydreaming_does_not_hear_the_eyes_and_present_at_hand_does():
 
 
 def trained_in(mode, *settings):
-    return module("gibbsnet2", "digits", f"mode={mode}", *phases.YOUNG, *settings)
+    return module("gibbsnet2", "digits", f"mode={mode}", *abilities.YOUNG, *settings)
 
 
 def digits(n=B):
@@ -127,10 +127,10 @@ def test_daydreaming_teaches_p_of_x_nothing_and_a_dreaming_step_does():
 
 def test_a_dreaming_step_is_gibbsnet_s():
     m, plain = trained_in("daydreaming", "chains.unclamped.dream_every=2"), trained_in("dreaming")
-    longer = module("gibbsnet2", "digits", "chains.unclamped.steps=[1,3]", *phases.YOUNG)
+    longer = module("gibbsnet2", "digits", "chains.unclamped.steps=[1,3]", *abilities.YOUNG)
     a, b, c = slopes(m, 2), slopes(longer, 2), slopes(m, 1)
     assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
-    found, expected = slopes(plain), slopes(module("gibbsnet2", "digits", *phases.YOUNG))
+    found, expected = slopes(plain), slopes(module("gibbsnet2", "digits", *abilities.YOUNG))
     assert all(torch.equal(found[k], expected[k]) for k in found)
 
 
@@ -324,10 +324,10 @@ def test_the_benchmark_of_inference_runs_on_a_run(run, monkeypatch, capsys):
     assert alarms[0] == 0 and alarms[1] <= alarms[-1]
 
 
-@pytest.mark.parametrize("phase", phases.PHASES)
+@pytest.mark.parametrize("phase", abilities.PHASES)
 def test_the_negative_phases_differ_in_the_mode_alone(phase):
-    base, config = (load([*phases.ALL, *phases.PHASES[p]]) for p in ("dreaming", phase))
+    base, config = (load([*abilities.ALL, *abilities.PHASES[p]]) for p in ("dreaming", phase))
     changed = {key.split(".")[2] for key in differences(base, config)}
-    expected = {"steps"} if "dreaming, N" in phase else {"mode", "present", "dream_every"}
+    expected = {"steps"} if phase == "dreaming_short" else {"mode", "present", "dream_every"}
     assert changed <= expected and bool(changed) == (phase != "dreaming")
     build(config, (1, 8, 8))

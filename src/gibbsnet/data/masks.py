@@ -27,7 +27,8 @@ def hole(
         channels: those that have the hole; None for all.  The random entries are those of all channels alike.
 
     Raises:
-        DataError: an unknown kind, one that the shape does not have, a share that leaves all or nothing, unknown channels.
+        DataError: an unknown kind, one that the shape does not have, a part or a share that leaves all or nothing, unknown
+            channels.
     """
     shape = tuple(shape)
     known = HOLES if len(shape) == 3 else ("left", "right", "random")
@@ -41,7 +42,10 @@ def hole(
         missing = missing.unsqueeze(-3) & _of(channels, shape[0]).view(-1, 1, 1)
     elif channels is not None:
         raise DataError(f"channels {list(channels)}: values of shape {shape} have none")
-    return missing.expand(n, *shape).clone()
+    missing = missing.expand(n, *shape)
+    if kind != "random" and not 0 < missing[:1].sum() < missing[:1].numel():
+        raise DataError(f"hole {kind!r}: of values of shape {shape} it leaves all or nothing")
+    return missing.clone()
 
 
 def _area(kind: str, plane: tuple[int, ...]) -> Tensor:

@@ -2,13 +2,13 @@
 
 import base64
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from omegaconf import OmegaConf
 
 from gibbsnet.report.charts import colours, memory, over_steps, svg, training
 from gibbsnet.report.html import Markup, join, raw, tag
-from gibbsnet.report.runs import Run, command, conditions, differences
+from gibbsnet.report.runs import Run, command, conditions, differences, flatten
 from gibbsnet.report.scores import (
     Comparison,
     Path,
@@ -43,6 +43,7 @@ SECTIONS = {
     "reconstruction": "Reconstruction from one latent",
 }
 ARROWS = {1: "↑", -1: "↓", 0: ""}
+SHOWN = (0, 1, 3, 10, 30, 100, 300, 1000)  # of what was measured at every step of a chain
 
 
 def page(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> str:
@@ -349,21 +350,39 @@ def _measured(comparison: Comparison, palette: dict[str, str]) -> Iterator[Marku
         yield tag("h3", title)
         yield tag("p", how, class_="muted")
         for run in (run for name, run in found if name == kind):
-            tables = (t for name, rows in run.measured[kind].items() for t in _plain_table(name, rows))
+            tables = (t for name, found in _tabled(run.measured[kind]).items() for t in _plain_table(name, found))
             summary = tag("summary", _dot(palette[run.model]), f"{run.model} · seed {run.seed}")
             yield tag("details", summary, *tables)
 
 
-def _plain_table(title: str, rows: object) -> Iterator[Markup]:
-    """row -> column -> number; whatever has another form is left out."""
-    rows = {name: row for name, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
+def _tabled(measured: Mapping) -> dict[str, object]:
+    """What was measured by the titles of its tables; plain numbers share one without a title."""
+    single = {name: value for name, value in measured.items() if not isinstance(value, Mapping)}
+    return {"": single} | {name: value for name, value in measured.items() if name not in single}
+
+
+def _plain_table(title: str, found: object) -> Iterator[Markup]:
+    """A table of nested numbers: the innermost keys are its columns, those above them, joined, its rows.
+
+    Of a list of numbers along a chain the entries at SHOWN; whatever has another form is left out.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for path, value in flatten(found) if isinstance(found, Mapping) else ():
+        if isinstance(value, list):
+            rows[" / ".join(path)] = {f"i = {i}": value[i] for i in SHOWN if i < len(value)}
+        elif isinstance(value, int | float):
+            rows.setdefault(" / ".join(path[:-1]), {})[path[-1]] = value
     if rows:
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         head = tag(
             "tr", tag("th", title.replace("_", " ")), *(tag("th", c.replace("_", " "), scope="col") for c in columns)
         )
         body = [
-            tag("tr", tag("th", name, scope="row"), *(tag("td", _plain(row.get(column))) for column in columns))
+            tag(
+                "tr",
+                tag("th", name.replace("_", " "), scope="row"),
+                *(tag("td", _plain(row.get(column))) for column in columns),
+            )
             for name, row in rows.items()
         ]
         yield tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")

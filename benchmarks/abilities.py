@@ -1,0 +1,173 @@
+"""What models do beside drawing samples, over seeds: python -m benchmarks.abilities PART [seeds=1,2,3] [models=...]
+
+PART is one of
+
+    labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
+    fills    holes in real images, filled by partially clamped chains                      (digits)
+    modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
+    phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
+
+Trains, and scores by benchmarks.labels, .fill and .settle.  Writes docs/abilities.json and .md; a run that is finished is not run
+again, an interrupted one goes on.  Run folders: runs/abilities/<part>/<model>/<seed>.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import fill, labels, settle
+from benchmarks.runs import (
+    command,
+    finished,
+    flat,
+    head,
+    in_one_line,
+    integer,
+    keep,
+    matches,
+    numbers,
+    options,
+    summary,
+    table,
+)
+from benchmarks.stability import CHAIN, YOUNG
+from gibbsnet.data import ATTRIBUTES
+from gibbsnet.evaluation.fills import HOLES
+from gibbsnet.evaluation.labels import STEPS
+
+# One positive phase and as many steps for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
+# second or fourth batch dreams. dreaming_short is gibbsnet2 but for its persistent chains.
+ALL = ["model=gibbsnet2", "steps=6000", f"{CHAIN}.steps=1", *YOUNG, "evaluation.steps=[0,1,3,10,100,1000]"]
+PHASES = {
+    "dreaming": ["mode=dreaming"],
+    "dreaming_short": ["mode=dreaming", f"{CHAIN}.steps=[0,1]"],
+    "ready_to_hand": ["mode=ready_to_hand"],
+    "ready_to_hand_2": ["mode=ready_to_hand", f"{CHAIN}.dream_every=2"],
+    "daydreaming_2": ["mode=daydreaming", f"{CHAIN}.dream_every=2"],
+    "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4"],
+}
+TRAINED = ["train/steps", "train/cpu_seconds"]
+CHAINED = [
+    "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",
+    *(f"chain/{i}/class_frechet_ratio" for i in (3, 100, 1000)), "chain/switch_rate", "latent/*/probe_accuracy",
+    "reconstruction/*/mse", "reconstruction/*/same_class",
+]  # fmt: skip
+LABELLED = [
+    *(f"asked/{i}" for i in STEPS), *(f"joint/{i}/agreement" for i in STEPS), "joint/3/shuffled", "classified/*",
+    "halves/free/*", "halves/own/*", "halves/next/*", "copied/*", *(f"attributes/*/{a}" for a in (*ATTRIBUTES, "class")),
+    *(f"edits/{a}/*/{score}" for a in ATTRIBUTES for score in ("changed", "class_kept", "others_kept")),
+]  # fmt: skip
+FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
+PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
+WANDERED = ("alarms", "same_0", "same_10", f"same_{settle.SWEEPS - 1}", f"mse_{settle.SWEEPS - 1}")
+SETTLED = [
+    *(f"present_at_hand/{p}/{n}" for p in settle.POTENCIES for n in PERCEIVED),
+    *(f"daydreaming/{t}/{n}" for t in settle.THRESHOLDS for n in WANDERED),
+]
+
+
+@dataclass(frozen=True)
+class Part:
+    """models: name -> its command line. seeds: the usual ones. rows: of the page.
+
+    score: what measures a run, beside `evaluate`, and leaves its numbers in the run's `file`.
+    """
+
+    title: str
+    models: Mapping[str, Sequence[str]]
+    seeds: str
+    rows: Sequence[str]
+    score: Callable[[Path], Mapping] | None = None
+    file: str = ""
+
+
+PARTS = {
+    "labels": Part(
+        "Labels and attributes",
+        {name: [f"experiment={name}"] for name in ("labels", "labels100", "attributes")},
+        "1,2,3", [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
+    ),
+    "fills": Part(
+        "Partially clamped chains",
+        {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
+        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json",
+    ),
+    "modes": Part(
+        "Modes of being",
+        {"gibbsnet2": ["experiment=digits", "model=gibbsnet2", "steps=10000"]},
+        "41,42,43", [*SETTLED, *CHAINED, *TRAINED], settle.measure, "settle.json",
+    ),
+    "phases": Part(
+        "Negative phases", {name: [*ALL, *of, f"model.name={name}"] for name, of in PHASES.items()}, "1,2,3", [*CHAINED, *TRAINED]
+    ),
+}  # fmt: skip
+
+
+def settings(part: str, model: str, seed: int, more: Sequence[str] = ()) -> list[str]:
+    """A run's command line."""
+    where = Path("runs", "abilities", part, model, str(seed))
+    return [*PARTS[part].models[model], f"seed={seed}", f"run={where}", *more]
+
+
+def scored(part: str, model: str, seed: int, more: Sequence[str] = ()) -> dict[str, float]:
+    """The numbers of one run that is trained, evaluated and measured: those that the page shows, and what tells its judge."""
+    run, of = finished(settings(part, model, seed, more)), PARTS[part]
+    with in_one_line():
+        if of.score and not (run / of.file).exists():
+            of.score(run)
+    found = numbers(run) | (dict(flat(json.loads((run / of.file).read_text()))) if of.file else {})
+    return {n: v for n, v in found.items() if n.startswith("reference/") or shown(part, n)}
+
+
+def shown(part: str, name: str) -> bool:
+    """Whether the page has a row for this number."""
+    return any(matches(row, {"": {name: 0}}) == [name] for row in PARTS[part].rows)
+
+
+def measure(part: str, models: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
+    """What is recorded: of every model the numbers of its seeds."""
+    found = {m: [] for m in models}
+    for seed in seeds:
+        for m in models:
+            found[m].append(scored(part, m, seed, more))
+    return {"seeds": list(seeds), "settings": list(more), "models": found}
+
+
+def section(part: str, found: Mapping) -> list[str]:
+    """A part of docs/abilities.md."""
+    columns = {m: summary(seeds) for m, seeds in found["models"].items()}
+    rows = [
+        row
+        for row in PARTS[part].rows
+        if any(n in column for n in matches(row, columns) for column in columns.values())
+    ]
+    made = command(f"abilities {part}", found, PARTS[part].models)
+    return [f"## {PARTS[part].title}", "", f"`{made}`", "", *table(columns, rows), ""]
+
+
+def page(record: Mapping) -> list[str]:
+    """docs/abilities.md."""
+    parts = [line for part in PARTS if part in record for line in section(part, record[part])]
+    return [*head("What models do beside drawing samples"), *parts]
+
+
+def main(arguments: Sequence[str]) -> None:
+    part = arguments[0] if arguments else ""
+    if part not in PARTS:
+        raise SystemExit(f"which part? One of {', '.join(PARTS)}, for example python -m benchmarks.abilities fills")
+    usual = PARTS[part]
+    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models))
+    models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
+    if unknown := sorted(set(models) - set(usual.models)):
+        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(usual.models)}")
+    found = measure(part, models, seeds, more)
+    if record := keep(Path("docs", "abilities.json"), part, found, usual.models):
+        found = record[part]
+        Path("docs", "abilities.md").write_text("\n".join(page(record)))
+    print("\n".join(section(part, found)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
