@@ -350,7 +350,9 @@ def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
     edits = {"loop": {"model": {"changed": 0.386}, "nearest": {"changed": 0.944}}}
     (folder / "labels.json").write_text(json.dumps({"classified": {"model": 0.967, "nearest": 0.981}, "edits": edits}))
     distance = {"learned": [0.5 / (i + 1) for i in range(20)]}
-    (folder / "approach.json").write_text(json.dumps({"second": 0.9125, "half_life": None, "distance": distance}))
+    (folder / "approach.json").write_text(
+        json.dumps({"second": 0.9125, "half_life": None, "pi": [0.7, 0.3], "distance": distance})
+    )
     save(Figure((1, 1)), folder / "samples" / "daydreaming.png")
     bare, said = text_of(html_of(root, runs=[root / "default" / "digits" / "ali"])), text_of(html_of(root))
     for words in (
@@ -359,7 +361,7 @@ def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
         "left mse class kept ridge 0.0425 0.81",
         "classified model nearest 0.967 0.981",
         "edits changed loop / model 0.386 loop / nearest 0.944",
-        "second 0.912",
+        "second 0.912 distance",
         "distance i = 0 i = 1 i = 3 i = 10 learned 0.5 0.25 0.125 0.0455",
     ):
         assert words in said and words not in bare

@@ -357,7 +357,7 @@ def _measured(comparison: Comparison, palette: dict[str, str]) -> Iterator[Marku
 
 def _tabled(measured: Mapping) -> dict[str, object]:
     """What was measured by the titles of its tables; plain numbers share one without a title."""
-    single = {name: value for name, value in measured.items() if not isinstance(value, Mapping)}
+    single = {name: value for name, value in measured.items() if not isinstance(value, Mapping | list)}
     return {"": single} | {name: value for name, value in measured.items() if name not in single}
 
 
