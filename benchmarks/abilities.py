@@ -24,11 +24,11 @@ from benchmarks.runs import (
     flat,
     head,
     in_one_line,
-    integer,
     keep,
     matches,
     numbers,
     options,
+    several,
     summary,
     table,
 )
@@ -159,10 +159,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"which part? One of {', '.join(PARTS)}, for example python -m benchmarks.abilities fills")
     usual = PARTS[part]
     chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models))
-    models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
-    if unknown := sorted(set(models) - set(usual.models)):
-        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(usual.models)}")
-    found = measure(part, models, seeds, more)
+    found = measure(part, *several(chosen, usual.models), more)
     if record := keep(Path("docs", "abilities.json"), part, found, usual.models):
         found = record[part]
         Path("docs", "abilities.md").write_text("\n".join(page(record)))

@@ -28,6 +28,7 @@ from benchmarks.runs import (
     numbers,
     options,
     paired,
+    several,
     summary,
     table,
 )
@@ -180,9 +181,7 @@ def main(arguments: Sequence[str]) -> None:
     if data not in DATA:
         raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
     chosen, more = options(arguments[1:], seeds="21,22,23,24,25", models=",".join(STEPS[data]), clock="0", device="cpu")
-    models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
-    if unknown := sorted(set(models) - set(STEPS[data])):
-        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(STEPS[data])}")
+    models, seeds = several(chosen, STEPS[data])
     if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
     if rounds := integer("clock", chosen["clock"]):

@@ -53,6 +53,18 @@ def integer(key: str, value: str) -> int:
     return int(value)
 
 
+def several(chosen: Mapping[str, str], known: Iterable[str]) -> tuple[list[str], list[int]]:
+    """The models and the seeds that were chosen, `models=a,b` and `seeds=1,2`.
+
+    Raises:
+        SystemExit: a model that is not known, no integer; in one line.
+    """
+    models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
+    if unknown := sorted(set(models) - set(known)):
+        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(known)}")
+    return models, seeds
+
+
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """What cannot be used ends the command, and is said in one line, as `python -m gibbsnet` says it."""

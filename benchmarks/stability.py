@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.runs import command, flat, head, integer, keep, options, redraw, spread_seeds, summary, table, trained
+from benchmarks.runs import command, flat, head, keep, options, redraw, several, spread_seeds, summary, table, trained
 from gibbsnet.config import folder
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate
@@ -113,10 +113,7 @@ def page(record: Mapping) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     chosen, more = options(arguments, seeds="1,2,3", data="digits", models=",".join(USUAL))
-    variants, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
-    if unknown := sorted(set(variants) - set(VARIANTS)):
-        raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(VARIANTS)}")
-    data, found = chosen["data"], measure(chosen["data"], variants, seeds, more)
+    data, found = chosen["data"], measure(chosen["data"], *several(chosen, VARIANTS), more)
     if record := keep(Path("docs", "stability.json"), data, found, USUAL):
         found = record[data]
         Path("docs", "stability.md").write_text("\n".join(page(record)))

@@ -76,6 +76,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
 def test_stability_s_variants_differ(data):
     configs = {name: load(stability.settings(data, name)) for name in stability.VARIANTS}
     assert all(differences(a, b) for a, b in combinations(configs.values(), 2))
+    assert [c["model"]["name"] for c in configs.values()] == list(configs), "so the report tells them apart"
     assert {name for name, config in configs.items() if config["chains"]["unclamped"]["rise"]} == {"rising"}
 
 

@@ -107,9 +107,12 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     said = capsys.readouterr().err
     assert "optim.lr" in said and "restart=true" in said and said.count("\n") == 1
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
-    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
-    assert "trained already" in capsys.readouterr().out
-    scores = [run / f"{name}{suffix}.json" for name in ("metrics", "scored") for suffix in ("", "_validation")]
+    for name in ([], ["model.name=mine"]):
+        assert main(["train", "model=ali", *name, f"run={run}", *quick]) == 0
+        assert "trained already" in capsys.readouterr().out
+    scores = [
+        run / f"{name}{suffix}.json" for name in ("metrics", "scored", "labels") for suffix in ("", "_validation")
+    ]
     for path in scores:
         path.write_text("{}")
     assert main(["train", "model=ali", "optim.lr=0.5", "restart=true", f"run={run}", *quick]) == 0

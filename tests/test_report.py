@@ -351,7 +351,15 @@ def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
     (folder / "labels.json").write_text(json.dumps({"classified": {"model": 0.967, "nearest": 0.981}, "edits": edits}))
     distance = {"learned": [0.5 / (i + 1) for i in range(20)]}
     (folder / "approach.json").write_text(
-        json.dumps({"second": 0.9125, "half_life": None, "pi": [0.7, 0.3], "distance": distance})
+        json.dumps(
+            {
+                "second": 0.9125,
+                "half_life": None,
+                "pi": [0.7, 0.3],
+                "distance": distance,
+                "names": {"a": ["b"], "c": []},
+            }
+        )
     )
     save(Figure((1, 1)), folder / "samples" / "daydreaming.png")
     bare, said = text_of(html_of(root, runs=[root / "default" / "digits" / "ali"])), text_of(html_of(root))
@@ -365,6 +373,7 @@ def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
         "distance i = 0 i = 1 i = 3 i = 10 learned 0.5 0.25 0.125 0.0455",
     ):
         assert words in said and words not in bare
+    assert "names" not in said, "words are no numbers"
 
 
 @pytest.mark.parametrize(

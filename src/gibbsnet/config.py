@@ -21,11 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from .files import replace
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
-# What may change between a run and its resumption: where it goes, how it is watched, on how many devices it runs.
+# What may change between a run and its resumption: where it goes, its model's name, how it is watched, on how many devices.
 CIRCUMSTANCES = (
-    "command", "run", "restart", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root", "data.download",
-    "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-    "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
+    "command", "run", "restart", "model.name", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root",
+    "data.download", "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7

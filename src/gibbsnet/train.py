@@ -125,9 +125,9 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     checkpoints = run / "checkpoints"
     if claimed.anew:
         print(f"{run}: beginning anew")
-        records = ("history.jsonl", "wandb_id.txt", "train.json", "metrics.json", "metrics_validation.json",
-                   "scored.json", "scored_validation.json")  # fmt: skip
-        for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *(run / name for name in records)]:
+        measured = run.glob("*.json")  # of the weights that go: by training, `evaluate` and benchmarks
+        records = [run / "history.jsonl", run / "wandb_id.txt", *measured]
+        for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *records]:
             old.unlink(missing_ok=True)
     if claimed.damaged:
         aside = claimed.damaged.with_suffix(".damaged")

@@ -369,7 +369,8 @@ def _plain_table(title: str, found: object) -> Iterator[Markup]:
     rows: dict[str, dict[str, float]] = {}
     for path, value in flatten(found) if isinstance(found, Mapping) else ():
         if isinstance(value, list):
-            rows[" / ".join(path)] = {f"i = {i}": value[i] for i in SHOWN if i < len(value)}
+            along = {f"i = {i}": value[i] for i in SHOWN if i < len(value) and isinstance(value[i], int | float)}
+            rows |= {" / ".join(path): along} if along else {}
         elif isinstance(value, int | float):
             rows.setdefault(" / ".join(path[:-1]), {})[path[-1]] = value
     if rows:
