@@ -4,6 +4,7 @@ PART is one of
 
     labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
+    levels   HALI with three levels, with as many latents beside each other, and on a diamond (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
 
@@ -37,16 +38,24 @@ from gibbsnet.data import ATTRIBUTES
 from gibbsnet.evaluation.fills import HOLES
 from gibbsnet.evaluation.labels import STEPS
 
-# One positive phase and as many steps for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
-# second or fourth batch dreams. dreaming_short is gibbsnet2 but for its persistent chains.
-ALL = ["model=gibbsnet2", "steps=6000", f"{CHAIN}.steps=1", *YOUNG, "evaluation.steps=[0,1,3,10,100,1000]"]
+# One positive phase and equal time for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
+# second or fourth batch dreams. dreaming_short is gibbsnet2 but for its persistent chains. Steps: 6,000 of dreaming, in CPU
+# milliseconds of fp32 (docs/lab/modes.md).
+ALL = ["model=gibbsnet2", f"{CHAIN}.steps=1", *YOUNG, "evaluation.steps=[0,1,3,10,100,1000]"]
 PHASES = {
-    "dreaming": ["mode=dreaming"],
-    "dreaming_short": ["mode=dreaming", f"{CHAIN}.steps=[0,1]"],
-    "ready_to_hand": ["mode=ready_to_hand"],
-    "ready_to_hand_2": ["mode=ready_to_hand", f"{CHAIN}.dream_every=2"],
-    "daydreaming_2": ["mode=daydreaming", f"{CHAIN}.dream_every=2"],
-    "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4"],
+    "dreaming": ["mode=dreaming", "steps=6000"],
+    "dreaming_short": ["mode=dreaming", f"{CHAIN}.steps=[0,1]", "steps=6500"],
+    "ready_to_hand": ["mode=ready_to_hand", "steps=6700"],
+    "ready_to_hand_2": ["mode=ready_to_hand", f"{CHAIN}.dream_every=2", "steps=6200"],
+    "daydreaming_2": ["mode=daydreaming", f"{CHAIN}.dream_every=2", "steps=6700"],
+    "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4", "steps=7400"],
+}
+# The README's HALI, not whitened where the diamond is not; hali_wide has one z1 of as many dimensions as the diamond's z1 and w1.
+DEEP = ["experiment=digits", "size.floor=0.12", "steps=12000"]
+LEVELS = {
+    "hali3": [*DEEP, "model=hali3"],
+    "diamond": [*DEEP, "model=diamond"],
+    "hali_wide": [*DEEP, "model=hali", "size.z1=[64]", "game.whiten=0.0"],
 }
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
@@ -93,6 +102,9 @@ PARTS = {
         "Partially clamped chains",
         {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
         "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json",
+    ),
+    "levels": Part(
+        "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
     ),
     "modes": Part(
         "Modes of being",
