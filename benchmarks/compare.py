@@ -4,8 +4,9 @@ DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long)
 same networks, bounds, critic, losses and average of the weights, and equal time: a step count each, from the CPU milliseconds of
 their steps, interleaved, in one thread (`clock=20`: 20 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what
 came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md,
-docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there.  A run that is
-finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
+docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there.  With `pictures=1`
+nothing is recorded: the models' samples, t-SNEs and latent planes of the first seed are laid side by side, beside_DATA_*.png.
+A run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
 """
 
 import sys
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import runs
 from benchmarks.contenders import clock
+from benchmarks.gallery import gallery
 from benchmarks.runs import (
     command,
     compared,
@@ -180,13 +182,18 @@ def main(arguments: Sequence[str]) -> None:
     data = arguments[0] if arguments else ""
     if data not in DATA:
         raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
-    chosen, more = options(arguments[1:], seeds="21,22,23,24,25", models=",".join(STEPS[data]), clock="0", device="cpu")
+    usual = {"seeds": "21,22,23,24,25", "models": ",".join(STEPS[data]), "clock": "0", "device": "cpu", "pictures": "0"}
+    chosen, more = options(arguments[1:], **usual)
     models, seeds = several(chosen, STEPS[data])
     if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
     if rounds := integer("clock", chosen["clock"]):
         ms = clock({m: load(settings(data, m, more)) for m in models}, rounds, device=chosen["device"])
         print(ms, equal_time(ms, STEPS[data]["gibbsnet"]), sep="\n")
+        return
+    if integer("pictures", chosen["pictures"]):
+        runs_of = {m: run(data, m, seeds[0], more) for m in models}
+        print(*gallery(runs_of, Path("docs", "figures", f"beside_{data}")), sep="\n")
         return
     found = measure(data, models, seeds, more)
     if record := runs.keep(Path("docs", "comparison.json"), data, found, STEPS[data]):

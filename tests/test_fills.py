@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
@@ -293,10 +294,57 @@ def test_a_channel_is_filled_and_the_others_stay_bit_equal():
         assert torch.equal(state["x"][~missing], x[~missing]) and (state["x"][missing] != x[missing]).all()
 
 
+def test_any_mask_comes_from_a_file(run, tmp_path):
+    missing = torch.rand(8, 8, generator=torch.Generator().manual_seed(3)) < 0.4
+    Image.fromarray((missing * 255).numpy().astype(np.uint8)).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", missing.numpy())
+    for name in ("a.png", "b.npy"):
+        assert main(["sample", f"run={run}", f"clamp.hole={tmp_path / name}", "clamp.dreams=30"]) == 0
+        with np.load(run / "samples" / "fill.npz") as file:
+            x, held = file["x"], file["held_x"]
+        assert np.array_equal(held, ~missing.expand(10, 1, 8, 8).numpy())
+        assert (x == x[:1]).all(0)[held].all() and not (x == x[:1]).all(0)[~held].any()
+
+
+def test_a_file_may_say_it_of_every_channel_and_of_a_vector(tmp_path):
+    colours, few = (torch.rand(size, generator=torch.Generator().manual_seed(0)) < 0.5 for size in ((3, 4, 4), (6,)))
+    for mask, channels in ((colours, None), (few, None), (colours, [2])):
+        np.save(tmp_path / "m.npy", mask.numpy())
+        found = hole(str(tmp_path / "m.npy"), mask.shape, 2, Noise(0), channels=channels)
+        expected = mask.clone()
+        expected[:2] &= channels is None
+        assert torch.equal(found, expected.expand(2, *mask.shape))
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "there is no such file"),
+        (b"no array", "cannot be read as a mask"),
+        (
+            np.ones((4, 4), bool),
+            r"expected an image, or booleans, of shape \(8, 8\) or \(1, 8, 8\), got bool of shape \(4, 4\)",
+        ),
+        (np.ones((8, 8)), "got float64 of shape"),
+        (np.ones((8, 8), bool), "leaves all or nothing"),
+        (np.array(["a", None], object), "cannot be read as a mask"),
+    ],
+)
+def test_a_mask_file_that_cannot_be_used(tmp_path, content, words):
+    path = tmp_path / "mask.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(DataError, match=words):
+        hole(str(path), (1, 8, 8), 2, Noise(0))
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
         (["clamp.hole=middle"], "hole 'middle'"),
+        (["clamp.hole=none.png"], "hole 'none.png': there is no such file"),
         (["clamp.hole=left", "clamp.of=w"], "clamp names w: expected variables out of x, z1, z2"),
         (["clamp.whole=[y]"], "clamp names y"),
         (["clamp.hole=row", "clamp.of=z1"], "hole 'row'"),

@@ -123,9 +123,8 @@ def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed:
 
 def title(clamp: Mapping) -> str:
     """What is held, in words."""
-    missing = (
-        f"{clamp['of']}: {clamp['hole']} {'from the next' if clamp['mix'] else 'missing'}" if clamp["hole"] else ""
-    )
+    part, what = Path(clamp["hole"] or "").name, "from the next" if clamp["mix"] else "missing"
+    missing = f"{clamp['of']}: {part} {what}" if part else ""
     whole = f"held whole: {', '.join(clamp['whole'])}" if clamp["whole"] else ""
     values = "; ".join(f"{v} = {value}" for v, value in clamp["values"].items())
     return "; ".join(part for part in (missing, whole, values) if part)

@@ -1,16 +1,22 @@
-"""Which entries of an example are missing: halves, a band of rows, or single entries at random."""
+"""Which entries of an example are missing: halves, a band of rows, single entries at random, or what a file says."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from gibbsnet.data.files import oneline
+from gibbsnet.data.own import SUFFIXES
 from gibbsnet.data.sets import DataError
 from gibbsnet.noise import Noise
 
 HALVES = ("left", "right", "top", "bottom")
 HOLES = (*HALVES, "row", "random")
+MASKS = SUFFIXES | {".npy"}
 
 
 def hole(
@@ -20,26 +26,33 @@ def hole(
 
     Arguments:
         kind: a half; "row", a band of an eighth of the rows across the middle; "random", entries independently, anew for
-            each example. A vector has a left and a right half, and random entries.
+            each example. A vector has a left and a right half, and random entries. Or a file: an image of (H, W) pixels,
+            missing where it is lighter than mid-gray, or .npy, booleans of that shape or of `shape`, True where missing.
         shape: of one example.
         noise: decides the random entries.
         share: of the random entries that are missing, in (0, 1).
         channels: those that have the hole; None for all.  The random entries are those of all channels alike.
 
     Raises:
-        DataError: an unknown kind, one that the shape does not have, a part or a share that leaves all or nothing, unknown
-            channels.
+        DataError: an unknown kind, one that the shape does not have, a file that cannot be used, a part or a share that leaves
+            all or nothing, unknown channels.
     """
     shape = tuple(shape)
+    drawn = Path(kind).suffix.lower() in MASKS
     known = HOLES if len(shape) == 3 else ("left", "right", "random")
-    if kind not in known:
-        raise DataError(f"hole {kind!r}: for values of shape {shape} expected one of {', '.join(known)}")
+    if kind not in known and not drawn:
+        raise DataError(f"hole {kind!r}: for values of shape {shape} expected one of {', '.join(known)}, or a file")
     if not 0 < share < 1:
         raise DataError(f"share {share}: of the entries of a hole more than 0 and less than 1 are missing")
     plane = shape[-2:] if len(shape) == 3 else shape
-    missing = noise.uniform((n, *plane)) < share if kind == "random" else _area(kind, plane)
+    if drawn:
+        missing = _read(Path(kind), shape, plane)
+    else:
+        missing = noise.uniform((n, *plane)) < share if kind == "random" else _area(kind, plane)
     if len(shape) == 3:
-        missing = missing.unsqueeze(-3) & _of(channels, shape[0]).view(-1, 1, 1)
+        # A file may say it of every channel by itself.
+        missing = missing if drawn and missing.ndim == 3 else missing.unsqueeze(-3)
+        missing = missing & _of(channels, shape[0]).view(-1, 1, 1)
     elif channels is not None:
         raise DataError(f"channels {list(channels)}: values of shape {shape} have none")
     missing = missing.expand(n, *shape)
@@ -62,6 +75,25 @@ def _area(kind: str, plane: tuple[int, ...]) -> Tensor:
     }[kind]
     missing[area] = True
     return missing
+
+
+def _read(path: Path, shape: tuple[int, ...], plane: tuple[int, ...]) -> Tensor:
+    """What a file says is missing, of the plane or of the whole shape."""
+    try:
+        if path.suffix.lower() == ".npy":
+            missing = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as picture:
+                missing = np.asarray(picture.convert("L")) > 127
+    except FileNotFoundError as error:
+        raise DataError(f"hole {str(path)!r}: there is no such file") from error
+    except Exception as error:  # a damaged file may fail in any way
+        raise DataError(f"hole {str(path)!r} cannot be read as a mask ({oneline(error)})") from error
+    if missing.shape not in (plane, shape) or missing.dtype != bool:
+        sizes = " or ".join(str(size) for size in dict.fromkeys((plane, shape)))
+        found = f"{missing.dtype} of shape {missing.shape}"
+        raise DataError(f"hole {str(path)!r}: expected an image, or booleans, of shape {sizes}, got {found}")
+    return torch.from_numpy(missing)
 
 
 def _of(channels: Sequence[int] | None, count: int) -> Tensor:
