@@ -5,11 +5,15 @@ import re
 from itertools import combinations
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 
-from benchmarks import approach, compare, fill, labels, results, runs, settle, stability
+from benchmarks import approach, compare, fill, gallery, labels, results, runs, settle, stability
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
@@ -179,6 +183,40 @@ def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, t
     monkeypatch.setattr(runs, "evaluate", lambda config: pytest.fail("evaluated again"))
     compare.main(wanted)
     assert (tmp_path / "docs/comparison.md").read_text() == page
+
+
+def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
+    """What the page says of gibbsnet_short holds of it."""
+    told = [*compare.settings("ring", "gibbsnet_short"), f"steps={compare.RING['gibbsnet_short']}"]
+    assert differences(load(["experiment=ring_stable"]), load(told)) == ["experiment"]
+
+
+def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeypatch, tmp_path, capsys):
+    drawn = {0: [30, 60, 90], 1: [200, 100, 0]}  # by N
+
+    def pictured(module, *rest, quick=False):
+        picture = Figure(figsize=(2, 1), dpi=100, facecolor=[c / 255 for c in drawn[module.N]])
+        FigureCanvasAgg(picture)
+        yield "samples", picture
+
+    monkeypatch.setattr("gibbsnet.plots.figures", pictured)
+    compare.main(["ring", "seeds=1", "models=ali,gibbsnet", "pictures=1", *short])
+    path = tmp_path / "docs/figures/beside_ring_samples.png"
+    assert capsys.readouterr().out.splitlines()[-1] == "docs/figures/beside_ring_samples.png", "of no other kind"
+    page = np.asarray(Image.open(path).convert("RGB"))
+    assert page.shape == (gallery.HEAD + 175, 2 * 350 + gallery.GAP, 3)
+    assert [page[-1, x].tolist() for x in (0, 349, 360, 709)] == [drawn[0]] * 2 + [drawn[1]] * 2
+    assert not (tmp_path / "docs/comparison.json").exists()
+
+
+def test_a_row_of_pictures_is_narrowed_until_it_is_small_enough(tmp_path):
+    for k, name in enumerate("abc"):
+        noise = torch.randint(256, (350, 350, 3), generator=torch.Generator().manual_seed(k)).to(torch.uint8)
+        (tmp_path / name / "figures").mkdir(parents=True)
+        Image.fromarray(noise.numpy()).save(tmp_path / name / "figures" / "tsne_x.png")
+    (written,) = gallery.gallery({name: tmp_path / name for name in "abc"}, tmp_path / "beside")
+    assert written.name == "beside_tsne_x.png" and written.stat().st_size <= 200 * 1024
+    assert Image.open(written).width in [3 * width + 2 * gallery.GAP for width in gallery.WIDTHS[1:]]
 
 
 def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(short, tmp_path, capsys):
