@@ -4,7 +4,7 @@ PART is one of
 
     labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
-    levels   HALI with three levels, with as many latents beside each other, and on a diamond (digits)
+    levels   HALI with three levels, on a diamond, and with one wide level                 (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
 
@@ -50,11 +50,13 @@ PHASES = {
     "daydreaming_2": ["mode=daydreaming", f"{CHAIN}.dream_every=2", "steps=6700"],
     "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4", "steps=7400"],
 }
-# The README's HALI, not whitened where the diamond is not; hali_wide has one z1 of as many dimensions as the diamond's z1 and w1.
+# As the README's HALI, but not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
+# (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1.
 DEEP = ["experiment=digits", "size.floor=0.12", "steps=12000"]
 LEVELS = {
     "hali3": [*DEEP, "model=hali3"],
-    "diamond": [*DEEP, "model=diamond"],
+    "diamond": [*DEEP, "model=diamond", "size.z3=[8]"],
+    "diamond_wide": [*DEEP, "model=diamond"],
     "hali_wide": [*DEEP, "model=hali", "size.z1=[64]", "game.whiten=0.0"],
 }
 TRAINED = ["train/steps", "train/cpu_seconds"]
