@@ -40,6 +40,10 @@ results: install
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m benchmarks.results
 	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
 	for data in ring digits mnist; do \
+		$(BIN)/python -m benchmarks.compare $$data models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=1 || exit 1; done
+	$(BIN)/python -m benchmarks.compare grid models=ali,gibbsnet_sharp,ali_cycle,gibbsnet_cut,untied pictures=1
+	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
+	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	$(BIN)/python -m benchmarks.approach run=runs/stability/ring/random/1 run=runs/stability/ring/learned/1
 	for part in labels fills levels modes phases; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
