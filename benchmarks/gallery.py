@@ -16,9 +16,13 @@ GAP, HEAD = 10, 24  # pixels between two pictures, and above them for the model'
 
 
 def gallery(folders: Mapping[str, Path], prefix: Path) -> list[Path]:
-    """Writes <prefix>_<kind>.png of every kind that all runs have, at most about 200 KiB each; returns their paths.
+    """Writes <prefix>_<kind>.png of every kind that all runs have, and returns their paths; at most 200 KiB each, if the
+    narrowest pictures allow it.
 
     folders: name -> the run's folder.
+
+    Raises:
+        SystemExit: no kind that all have.
     """
     written = []
     for kind in KINDS:
@@ -29,6 +33,10 @@ def gallery(folders: Mapping[str, Path], prefix: Path) -> list[Path]:
                 save(beside(pictures, width), written[-1])
                 if written[-1].stat().st_size <= LIMIT:
                     break
+    if not written:
+        raise SystemExit(
+            f"no picture that all runs have: expected {', '.join(KINDS)} in {', '.join(map(str, folders.values()))}"
+        )
     return written
 
 

@@ -323,7 +323,7 @@ def test_a_file_may_say_it_of_every_channel_and_of_a_vector(tmp_path):
         (b"no array", "cannot be read as a mask"),
         (
             np.ones((4, 4), bool),
-            r"expected an image, or booleans, of shape \(8, 8\) or \(1, 8, 8\), got bool of shape \(4, 4\)",
+            r"of booleans of shape \(8, 8\) or \(1, 8, 8\), got bool of shape \(4, 4\)",
         ),
         (np.ones((8, 8)), "got float64 of shape"),
         (np.ones((8, 8), bool), "leaves all or nothing"),
@@ -340,9 +340,27 @@ def test_a_mask_file_that_cannot_be_used(tmp_path, content, words):
         hole(str(path), (1, 8, 8), 2, Noise(0))
 
 
+def test_an_image_that_is_no_mask(tmp_path):
+    for name, picture, words in (
+        ("deep.png", Image.fromarray(np.full((8, 8), 40000, np.uint16)), "more than eight bits"),
+        ("large.png", Image.new("L", (9, 8)), r"expected an image of \(8, 8\) pixels.*got an image of \(8, 9\)"),
+    ):
+        picture.save(tmp_path / name)
+        with pytest.raises(DataError, match=words):
+            hole(str(tmp_path / name), (1, 8, 8), 2, Noise(0))
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, mask=np.ones((8, 8), bool))
+    with pytest.raises(DataError, match="an archive, no array"):
+        hole(str(tmp_path / "archive.npy"), (1, 8, 8), 2, Noise(0))
+    with pytest.raises(DataError, match=r"expected .npy of booleans of shape \(16,\)"):
+        hole(str(tmp_path / "large.png"), (16,), 2, Noise(0))
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
+        (["clamp.hole=5"], "hole 5"),
+        (["clamp.hole=[left]"], "hole ['left']"),
         (["clamp.hole=middle"], "hole 'middle'"),
         (["clamp.hole=none.png"], "hole 'none.png': there is no such file"),
         (["clamp.hole=left", "clamp.of=w"], "clamp names w: expected variables out of x, z1, z2"),

@@ -123,7 +123,7 @@ def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed:
 
 def title(clamp: Mapping) -> str:
     """What is held, in words."""
-    part, what = Path(clamp["hole"] or "").name, "from the next" if clamp["mix"] else "missing"
+    part, what = Path(clamp["hole"] or "").name.replace("$", ""), "from the next" if clamp["mix"] else "missing"
     missing = f"{clamp['of']}: {part} {what}" if part else ""
     whole = f"held whole: {', '.join(clamp['whole'])}" if clamp["whole"] else ""
     values = "; ".join(f"{v} = {value}" for v, value in clamp["values"].items())

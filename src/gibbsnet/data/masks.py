@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from gibbsnet.data.files import oneline
-from gibbsnet.data.own import SUFFIXES
+from gibbsnet.data.own import DEEP, SUFFIXES
 from gibbsnet.data.sets import DataError
 from gibbsnet.noise import Noise
 
@@ -38,7 +38,7 @@ def hole(
             all or nothing, unknown channels.
     """
     shape = tuple(shape)
-    drawn = Path(kind).suffix.lower() in MASKS
+    drawn = isinstance(kind, str) and Path(kind).suffix.lower() in MASKS
     known = HOLES if len(shape) == 3 else ("left", "right", "random")
     if kind not in known and not drawn:
         raise DataError(f"hole {kind!r}: for values of shape {shape} expected one of {', '.join(known)}, or a file")
@@ -79,21 +79,36 @@ def _area(kind: str, plane: tuple[int, ...]) -> Tensor:
 
 def _read(path: Path, shape: tuple[int, ...], plane: tuple[int, ...]) -> Tensor:
     """What a file says is missing, of the plane or of the whole shape."""
+    array = path.suffix.lower() == ".npy"
     try:
-        if path.suffix.lower() == ".npy":
-            missing = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as picture:
-                missing = np.asarray(picture.convert("L")) > 127
+        missing = _array(path) if array else _light(path, plane)
     except FileNotFoundError as error:
         raise DataError(f"hole {str(path)!r}: there is no such file") from error
     except Exception as error:  # a damaged file may fail in any way
         raise DataError(f"hole {str(path)!r} cannot be read as a mask ({oneline(error)})") from error
     if missing.shape not in (plane, shape) or missing.dtype != bool:
         sizes = " or ".join(str(size) for size in dict.fromkeys((plane, shape)))
-        found = f"{missing.dtype} of shape {missing.shape}"
-        raise DataError(f"hole {str(path)!r}: expected an image, or booleans, of shape {sizes}, got {found}")
+        found = f"{missing.dtype} of shape {missing.shape}" if array else f"an image of {missing.shape}"
+        wanted = f"an image of {plane} pixels, or .npy" if len(plane) == 2 else ".npy"
+        raise DataError(f"hole {str(path)!r}: expected {wanted} of booleans of shape {sizes}, got {found}")
     return torch.from_numpy(missing)
+
+
+def _array(path: Path) -> np.ndarray:
+    missing = np.load(path, allow_pickle=False)
+    if not isinstance(missing, np.ndarray):
+        raise ValueError("an archive, no array")
+    return missing
+
+
+def _light(path: Path, plane: tuple[int, ...]) -> np.ndarray:
+    """Where an image is lighter than mid-gray. One of another size, or so deep that Pillow would clip it, is not decoded."""
+    with Image.open(path) as picture:
+        if picture.mode in DEEP:
+            raise ValueError(f"{picture.mode}: more than eight bits")
+        if picture.size[::-1] != plane:
+            return np.empty(picture.size[::-1], bool)
+        return np.asarray(picture.convert("L")) > 127
 
 
 def _of(channels: Sequence[int] | None, count: int) -> Tensor:
