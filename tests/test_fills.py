@@ -342,7 +342,7 @@ def test_a_mask_file_that_cannot_be_used(tmp_path, content, words):
 
 def test_an_image_that_is_no_mask(tmp_path):
     for name, picture, words in (
-        ("deep.png", Image.fromarray(np.full((8, 8), 40000, np.uint16)), "more than eight bits"),
+        ("deep.png", Image.fromarray(np.full((8, 8), 40000, np.uint16)), "more than 8 bits"),
         ("large.png", Image.new("L", (9, 8)), r"expected an image of \(8, 8\) pixels.*got an image of \(8, 9\)"),
     ):
         picture.save(tmp_path / name)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gibbsnet.data.files import oneline
-from gibbsnet.data.own import DEEP, SUFFIXES
+from gibbsnet.data.own import SUFFIXES, opened
 from gibbsnet.data.sets import DataError
 from gibbsnet.noise import Noise
 
@@ -84,6 +83,8 @@ def _read(path: Path, shape: tuple[int, ...], plane: tuple[int, ...]) -> Tensor:
         missing = _array(path) if array else _light(path, plane)
     except FileNotFoundError as error:
         raise DataError(f"hole {str(path)!r}: there is no such file") from error
+    except DataError:
+        raise
     except Exception as error:  # a damaged file may fail in any way
         raise DataError(f"hole {str(path)!r} cannot be read as a mask ({oneline(error)})") from error
     if missing.shape not in (plane, shape) or missing.dtype != bool:
@@ -102,13 +103,9 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _light(path: Path, plane: tuple[int, ...]) -> np.ndarray:
-    """Where an image is lighter than mid-gray. One of another size, or so deep that Pillow would clip it, is not decoded."""
-    with Image.open(path) as picture:
-        if picture.mode in DEEP:
-            raise ValueError(f"{picture.mode}: more than eight bits")
-        if picture.size[::-1] != plane:
-            return np.empty(picture.size[::-1], bool)
-        return np.asarray(picture.convert("L")) > 127
+    """Where an image is lighter than mid-gray. One of another size is not decoded."""
+    height_width = opened(path.resolve(strict=True)).size[::-1]
+    return np.asarray(opened(path, convert="L")) > 127 if height_width == plane else np.empty(height_width, bool)
 
 
 def _of(channels: Sequence[int] | None, count: int) -> Tensor:
