@@ -67,7 +67,8 @@ CHAINED = [
 ]  # fmt: skip
 LABELLED = [
     *(f"asked/{i}" for i in STEPS), *(f"joint/{i}/agreement" for i in STEPS), "joint/3/shuffled", "classified/*",
-    "halves/free/*", "halves/own/*", "halves/next/*", "copied/*", *(f"attributes/*/{a}" for a in (*ATTRIBUTES, "class")),
+    *(f"halves/{kind}{name}/*" for kind in ("", "attentive_") for name in ("free", "own", "next")),
+    "copied/*", *(f"attributes/*/{a}" for a in (*ATTRIBUTES, "class")),
     *(f"edits/{a}/*/{score}" for a in ATTRIBUTES for score in ("changed", "class_kept", "others_kept")),
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]

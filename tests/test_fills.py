@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks import fill
 from gibbsnet import sample
 from gibbsnet.__main__ import main
-from gibbsnet.chain import Attentive, Chain
+from gibbsnet.chain import Attentive, Chain, Stance
 from gibbsnet.classifier import load_judge
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
@@ -169,6 +169,40 @@ def test_the_start_is_the_dream_that_explains_what_is_held():
     share = torch.stack([(z == d).all(1).double().mean() for d in dreams["z"][:20]])
     weight = -((means[:20] - x[0]).square() * held["x"][0]).sum(1) / (2 * scale**2)
     assert (share - weight.softmax(0)).abs().max() < 5 * (0.25 / n) ** 0.5 and share.sum() == 1
+
+
+def test_a_start_agrees_with_what_is_held_whole():
+    """TOWER with z2 held: a dream is chosen among those that have the example's z2, by x; where none has it, among all."""
+    g, n = graph(TOWER), 8000
+    chain = Chain(["z2", "z1", "x"], ["z1", ["x", "z2"]], mode=HELD | {"z2": Stance(clamped=True)})
+    ways = normal(3, 2, seed=4)
+    held = ways[torch.arange(30) % 2]  # no dream has the third
+    dreams = next(Chain(chain.start, mode={"z2": Stance(clamped=True)}).trajectory(g, Noise(3), {"z2": held}, {}, 30))
+    given = {"x": X["x"][:1].expand(n, 3), "z2": ways[torch.arange(n) % 3]}
+    state = Attentive(chain, {"x": 0.3}).init(g, Noise(0), given, seen_of("left", n=n), n, dreams)
+    which = (state["z1"][:, None] == dreams["z1"]).all(2).double().argmax(1)
+    mean, seen = g["x"].mean({"z1": dreams["z1"]}, 30), seen_of("left", n=1)["x"]
+    weight = (-((mean - X["x"][0]).square() * seen).sum(1) / (2 * 0.3**2)).exp()
+    for way in range(3):
+        expected = weight * (torch.arange(30) % 2 == way if way < 2 else 1)
+        found = which[torch.arange(n) % 3 == way].bincount(minlength=30) / (torch.arange(n) % 3 == way).sum()
+        assert (found - expected / expected.sum()).abs().max() < 5 * (0.25 / (n / 3)) ** 0.5
+        assert not found[expected == 0].any()
+
+
+@pytest.mark.parametrize("dreams, drawn", [(7, 7), (2, 3)])
+def test_dreams_hold_in_turn_what_the_examples_hold_whole(dreams, drawn, monkeypatch):
+    m, z2 = module("gibbsnet2", "digits"), normal(3, 16).repeat(2, 1)
+    x, seen = normal(6, 1, 8, 8), {"x": ~hole("left", (1, 8, 8), 6, Noise(0))}
+    given, init = [], Attentive.init
+    monkeypatch.setattr(Attentive, "init", lambda *args: (given.append(args[-1]), init(*args))[1])
+    next(m.fill({"x": x, "z2": z2}, seen, 0, 0.5, dreams))
+    found = {tuple(row) for row in given[0]["z2"].tolist()}
+    assert len(given[0]["z2"]) == drawn and found == {tuple(row) for row in z2.tolist()}
+    assert given[0]["z1"].unique(dim=0).shape[0] == drawn  # each is a dream of its own
+    next(m.fill({"x": x}, seen, 0, 0.5, dreams))  # nothing is held whole: free dreams
+    free = next(islice(m.trajectory(dreams, 0), m.N, None))
+    assert all(torch.equal(given[1][v], free[v]) for v in free)
 
 
 def test_a_scale_must_be_positive():

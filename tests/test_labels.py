@@ -407,8 +407,12 @@ class Oracle:
     def of(self, y):
         return self.x[self.draws[y]]
 
-    def fill(self, given, seen, seed):
+    def misfit(self, given, seed):
+        return 1.0
+
+    def fill(self, given, seen, seed, scale=None):
         y = given.get("y", torch.zeros(len(next(iter(given.values()))), dtype=torch.long))
+        y = y if scale is None else self.judge(given["x"]).argmax(1)  # it listens to the image, and to no label
         while True:
             yield {"x": self.of(y), "y": torch.eye(10)[y]}
 
@@ -433,6 +437,8 @@ def test_an_oracle_s_numbers(judges):
     assert 0.8 < found["classified"]["nearest"] < 0.97  # of 100 labels; of all it is .98
     assert set(found["halves"]["own"].values()) == set(found["halves"]["next"].values()) == {1.0}
     assert found["halves"]["free"]["1"] < 0.3
+    listening = [set(found["halves"][f"attentive_{name}"].values()) for name in ("free", "own", "next")]
+    assert listening == [{1.0}, {1.0}, {0.0}]
     assert "edits" not in found
 
 

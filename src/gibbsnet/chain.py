@@ -339,13 +339,15 @@ class Attentive:
     ) -> State:
         """State 0: a dream per example, drawn with probabilities proportional to L, what is held put in its place.
 
-        dreams: states (D, *) to choose from; without them it is the plain chain's.
+        dreams: states (D, *) to choose from; without them it is the plain chain's.  Where some of them agree with all that an
+            example holds whole beside what has a say, its dream is one of those.
         """
         state = self.chain.init(graph, noise, given, seen, batch)
         if not dreams:
             return state
         logits = -sum(_distances(graph, dreams, v, given, seen) / (2 * s**2) for v, s in self.scale.items())
-        chosen = _choice(logits, noise.at(0, "dream"))
+        agree = _agreeing(dreams, {v: given[v] for v in self.chain.clamped - seen.keys() - self.scale.keys()})
+        chosen = _choice(torch.where(agree, logits, -torch.inf), noise.at(0, "dream"))
         return {v: self._held(v, x[chosen], given, seen) for v, x in dreams.items()}
 
     def step(self, graph: Graph, state: State, noise: Noise, given: State = {}, seen: State = {}) -> State:
@@ -430,6 +432,16 @@ def _distances(graph: Graph, dreams: State, v: str, given: State, seen: State) -
     held = seen[v].flatten(1) if v in seen else torch.ones_like(given[v], dtype=torch.bool).flatten(1)
     value = torch.where(held, given[v].flatten(1), 0)
     return value.square().sum(1, keepdim=True) - 2 * value @ mean.T + held.to(mean.dtype) @ mean.square().T
+
+
+def _agreeing(dreams: State, whole: State) -> Tensor:
+    """Which dreams (D, *) have the values that an example holds whole, (B, *): bool (B, D), all true where none has, and (1, 1)
+    where nothing is held."""
+    agree = torch.ones(1, 1, dtype=torch.bool, device=next(iter(dreams.values())).device)
+    for v, held in whole.items():
+        for mine, theirs in zip(held.flatten(1).T, dreams[v].flatten(1).T, strict=True):
+            agree = agree & (mine[:, None] == theirs)
+    return agree | ~agree.any(1, keepdim=True)
 
 
 def _choice(logits: Tensor, noise: Noise) -> Tensor:

@@ -536,7 +536,8 @@ class GibbsNet(LightningModule):
             given, seen: values (B, *) and masks (B, *), true where an entry is held.
             scale: how far x lies from its mean, see `misfit`; with it the chains listen to the entries of x that they hold
                 (`Attentive`), without it they are plain.
-            dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.
+            dreams: of how many dreams the best start is chosen, if the chains listen; 0 for a plain start.  What an example
+                holds whole beside x, a label for instance, its dreams hold too.
         """
         check_labels(self.graph, given)
         plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
@@ -545,8 +546,23 @@ class GibbsNet(LightningModule):
         if scale is None:
             yield from plain.trajectory(self._ready(), noise, given, seen, batch)
             return
-        found = next(islice(self.trajectory(dreams, seed), self.N, None)) if dreams else {}
+        found = self._dreams({v: x for v, x in given.items() if v not in seen and v != "x"}, dreams, seed)
         yield from Attentive(plain, {"x": scale}).trajectory(self._ready(), noise, given, seen, batch, found)
+
+    def _dreams(self, whole: State, count: int, seed: int) -> State:
+        """The unclamped chain's states after N sweeps, `count` of them or as many as there are different ways to hold: each
+        holds what some example holds whole, in turn, values (B, *).  Of nothing that is held: free ones."""
+        if not count:
+            return {}
+        if whole:
+            _, which = torch.cat([x.flatten(1).double() for x in whole.values()], 1).unique(dim=0, return_inverse=True)
+            ways = which.max() + 1
+            first = torch.stack([(which == k).nonzero()[0, 0] for k in range(ways)])
+            count = max(count, int(ways))
+            turn = first[torch.arange(count, device=first.device) % ways]
+            whole = {v: x[turn] for v, x in whole.items()}
+        chain = holding(_possible(self.unclamped, {}), whole)  # it dreams, whatever mode it was trained in
+        return next(islice(self.trajectory(count, seed, whole, chain=chain), self.N, None))
 
     @torch.no_grad()
     def misfit(self, given: State, seed: int) -> float:

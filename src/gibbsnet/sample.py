@@ -14,6 +14,7 @@ from .chain import Chain, Wakeful
 from .config import ConfigError, folder, read
 from .data import DataModule, State, hole
 from .evaluate import join
+from .evaluation.fills import KNOWN
 from .families import Bernoulli
 from .files import replace
 from .modules import GibbsNet, build_chain, holding
@@ -23,7 +24,6 @@ from .train import load_run
 
 FILLS = 4  # of each image in the picture
 STEPS = (1, 4, 30)  # sweeps after which they are shown
-KNOWN = 1000  # training images that say how far x lies from its mean
 
 
 def sample(config: Mapping, chains: int = 100) -> Path:

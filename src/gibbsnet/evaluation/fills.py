@@ -26,6 +26,7 @@ from gibbsnet.noise import Noise
 HOLES = ("left", "right", "top", "bottom", "row", "random")
 STEPS = (1, 4, 30)
 FILLS = 14  # of each image
+KNOWN = 1000  # training images that say how far x lies from its mean
 
 
 @torch.no_grad()
@@ -43,7 +44,7 @@ def evaluate_fills(
     """
     x = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))[0]
     known = torch.cat([part for part, _ in batches(data, data.development, (seed, "fills", "known"))])
-    scale = module.misfit({"x": known[:1000].to(module.device)}, seed)
+    scale = module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))

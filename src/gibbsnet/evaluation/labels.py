@@ -6,7 +6,7 @@ copied      y clamped: is a sample nearer to a training image whose label is kno
 classified  x clamped: argmax_y q(y|x) on test images
 attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
 edits       a measured of a test image and clamped, z and y inferred; then one attribute is changed and x drawn
-halves      y clamped and half of the image
+halves      y clamped and half of the image, by chains that listen to that half (attentive) and by plain ones
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gibbsnet.classifier import Judge
 from gibbsnet.data import ATTRIBUTES, DataModule, Split, State, hole
-from gibbsnet.evaluation.fills import nearest
+from gibbsnet.evaluation.fills import KNOWN, nearest
 from gibbsnet.evaluation.latents import probe_accuracy
 from gibbsnet.evaluation.references import pixel_mse
 from gibbsnet.evaluation.yardsticks import batches
@@ -126,14 +126,18 @@ def pictures(data: DataModule, split: Split, seed: int) -> tuple[Tensor, Tensor]
 
 def halves(module, data: DataModule, judge: Judge, held: Split, images: int, seed: int) -> dict[str, dict[str, float]]:
     """what fills -> i -> share in which the judge sees the class: "own" class y clamped with the left half, y "free", and the
-    "next" class clamped: there it is that one that should be seen."""
+    "next" class clamped: there it is that one that should be seen.  By plain chains, and by "attentive_*" ones."""
     x, y = (part[:images] for part in pictures(data, held, seed))
     seen = ~hole("right", x.shape[1:], len(x), Noise(seed, "half"))
+    known, _ = pictures(data, data.data.train[torch.arange(min(KNOWN, len(data.data.train)))], seed)
+    scale = module.misfit(placed(module, {"x": known}), seed)
     following = (y + 1) % module.graph["y"].shape[0]
     result = {}
-    for name, given, wanted in (("free", {}, y), ("own", {"y": y}, y), ("next", {"y": following}, following)):
-        states = module.fill(placed(module, {"x": x} | given), placed(module, {"x": seen}), seed)
-        result[name] = {str(i): share(classes(judge, s["x"]) == wanted) for i, s in walked(states, HALF_STEPS)}
+    for kind, listening in (("", None), ("attentive_", scale)):
+        for name, given, wanted in (("free", {}, y), ("own", {"y": y}, y), ("next", {"y": following}, following)):
+            states = module.fill(placed(module, {"x": x} | given), placed(module, {"x": seen}), seed, listening)
+            shares = {str(i): share(classes(judge, s["x"]) == wanted) for i, s in walked(states, HALF_STEPS)}
+            result[kind + name] = shares
     return result
 
 
