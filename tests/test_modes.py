@@ -11,10 +11,12 @@ import torch
 from benchmarks import abilities, settle
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
-from gibbsnet.config import ConfigError, choices, differences, load
+from gibbsnet.config import ConfigError, choices, differences, load, read
 from gibbsnet.evaluation.settling import settled
 from gibbsnet.modules import build, build_chain
 from gibbsnet.noise import Noise
+from gibbsnet.prepare import datamodule
+from gibbsnet.train import load_run
 from tests.models import GIBBS2, HELD, TOWER, graph, module, normal
 
 B = 6
@@ -264,14 +266,29 @@ def test_an_emergency_s_refusals():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, judges):
+def trained(tmp_path_factory, judges):
+    """Makes short runs of a command line."""
+
+    def make(*settings):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        every = ["every.log=1", "every.validate=4", "every.checkpoint=4"]
+        quiet = ["tracking.mode=disabled", f"judges={judges}", "trainer.accelerator=cpu", "trainer.progress=false"]
+        assert main(["train", *settings, "steps=4", *every, f"run={folder}", *quiet]) == 0
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(trained):
     """A short run trained in a mode."""
-    folder = tmp_path_factory.mktemp("runs") / "day"
-    settings = ["steps=4", "every.log=1", "every.validate=4", "every.checkpoint=4", "tracking.mode=disabled", f"judges={judges}",
-                "trainer.accelerator=cpu", "trainer.progress=false"]  # fmt: skip
-    mode = ["mode=daydreaming", "chains.unclamped.dream_every=2"]
-    assert main(["train", "model=gibbsnet2", *mode, f"run={folder}", *settings]) == 0
-    return folder
+    return trained("model=gibbsnet2", "mode=daydreaming", "chains.unclamped.dream_every=2")
+
+
+@pytest.fixture(scope="module", params=["hali", "diamond"])
+def directed(request, trained):
+    """A short run of another graph of three levels, whose sweeps go up and down again."""
+    return trained(f"model={request.param}")
 
 
 @pytest.mark.parametrize("settings", [[f"mode={mode}"] for mode in MODES] + [["clamp.emergency=0.05"]], ids=str)
@@ -282,6 +299,21 @@ def test_every_mode_draws_its_strip(run, settings):
     assert (run / "samples" / f"{name}.png").stat().st_size > 1000
     with np.load(run / "samples" / f"{'samples' if mode == 'dreaming' else mode}.npz") as file:
         assert file["z2"].shape[0] == 100
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_graph_of_three_levels_has_the_modes(directed, mode):
+    """What a mode clamps is bit-equal to the present after the sweeps; what is free has moved away from it."""
+    config = read(directed)
+    assert main(["sample", f"run={directed}", f"mode={mode}", "chains.unclamped.steps=2"]) == 0
+    with np.load(directed / "samples" / f"{'samples' if mode == 'dreaming' else mode}.npz") as file:
+        found = {v: torch.from_numpy(file[v]) for v in file.files}
+    assert found.keys() == config["graph"].keys() and all(len(x) == 100 for x in found.values())
+    data = datamodule(config)
+    real = data.state("validation", torch.arange(100), config["evaluation"]["seed"])
+    present = load_run(directed, config, data.shape, data.digest).infer(real, config["evaluation"]["seed"])
+    held = {v for v, x in found.items() if torch.equal(x, present[v])}
+    assert held == {"present_at_hand": {"x"}, "daydreaming": {"x"}, "ready_to_hand": {"z2"}}.get(mode, set())
 
 
 def test_samples_are_dreams_whatever_the_mode_of_the_training():
