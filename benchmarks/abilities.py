@@ -9,7 +9,8 @@ PART is one of
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
 
 Trains, and scores by benchmarks.labels, .fill and .settle.  Writes docs/abilities.json and .md; a run that is finished is not run
-again, an interrupted one goes on.  Run folders: runs/abilities/<part>/<model>/<seed>.
+again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases' steps, 8 rounds
+interleaved in one thread, and the steps that take as long as dreaming's.  Run folders: runs/abilities/<part>/<model>/<seed>.
 """
 
 import json
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import fill, labels, settle
+from benchmarks.contenders import clock, equal_time
 from benchmarks.runs import (
     command,
     finished,
     flat,
     head,
     in_one_line,
+    integer,
     keep,
     matches,
     numbers,
@@ -34,13 +37,14 @@ from benchmarks.runs import (
     table,
 )
 from benchmarks.stability import CHAIN, YOUNG
+from gibbsnet.config import load
 from gibbsnet.data import ATTRIBUTES
 from gibbsnet.evaluation.fills import HOLES
 from gibbsnet.evaluation.labels import STEPS
 
 # One positive phase and equal time for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
 # second or fourth batch dreams. dreaming_short is gibbsnet2 but for its persistent chains. Steps: 6,000 of dreaming, in CPU
-# milliseconds of fp32 (docs/lab/modes.md).
+# milliseconds of fp32, by `clock=8` (docs/lab/modes.md).
 ALL = ["model=gibbsnet2", f"{CHAIN}.steps=1", *YOUNG, "evaluation.steps=[0,1,3,10,100,1000]"]
 PHASES = {
     "dreaming": ["mode=dreaming", "steps=6000"],
@@ -173,8 +177,15 @@ def main(arguments: Sequence[str]) -> None:
     if part not in PARTS:
         raise SystemExit(f"which part? One of {', '.join(PARTS)}, for example python -m benchmarks.abilities fills")
     usual = PARTS[part]
-    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models))
-    found = measure(part, *several(chosen, usual.models), more)
+    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models), clock="0")
+    models, seeds = several(chosen, usual.models)
+    if rounds := integer("clock", chosen["clock"]):
+        if part != "phases":
+            raise SystemExit(f"clock={rounds}: expected with phases, which alone have steps of equal time")
+        ms = clock({m: load(settings(part, m, seeds[0], more)) for m in usual.models}, rounds)
+        print(ms, equal_time(ms, "dreaming", 6000), sep="\n")
+        return
+    found = measure(part, models, seeds, more)
     if record := keep(Path("docs", "abilities.json"), part, found, usual.models):
         found = record[part]
         Path("docs", "abilities.md").write_text("\n".join(page(record)))

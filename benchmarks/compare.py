@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import runs
-from benchmarks.contenders import clock
+from benchmarks.contenders import clock, equal_time
 from benchmarks.gallery import gallery
 from benchmarks.runs import (
     command,
@@ -125,11 +125,6 @@ def place(data: str, model: str, seed: int) -> Path:
     return Path("runs", "compare", data, model, str(seed))
 
 
-def equal_time(ms: Mapping[str, float], steps: int) -> dict[str, int]:
-    """Step counts, to the hundred, that take as long as `steps` of GibbsNet's."""
-    return {m: round(steps * ms["gibbsnet"] / t / 100) * 100 for m, t in ms.items()}
-
-
 def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
     """What is recorded: of every model the numbers of its seeds."""
     folders = {m: [] for m in models}
@@ -189,7 +184,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
     if rounds := integer("clock", chosen["clock"]):
         ms = clock({m: load(settings(data, m, more)) for m in models}, rounds, device=chosen["device"])
-        print(ms, equal_time(ms, STEPS[data]["gibbsnet"]), sep="\n")
+        print(ms, equal_time(ms, "gibbsnet", STEPS[data]["gibbsnet"]), sep="\n")
         return
     if integer("pictures", chosen["pictures"]):
         runs_of = {m: run(data, m, seeds[0], more) for m in models}

@@ -89,6 +89,11 @@ def clock(configs: Mapping[str, dict], rounds: int, calls: int = 50, device: str
     return {name: median(found) for name, found in times.items()}
 
 
+def equal_time(ms: Mapping[str, float], base: str, steps: int) -> dict[str, int]:
+    """Step counts, to the hundred, that take as long as `steps` of the base's, from milliseconds of a step."""
+    return {m: round(steps * ms[base] / t / 100) * 100 for m, t in ms.items()}
+
+
 def _now(device: torch.device) -> float:
     """Seconds: this process's on a CPU, the clock's on a GPU, once that has done what it was given."""
     if device.type == "cpu":

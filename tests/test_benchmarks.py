@@ -275,6 +275,17 @@ def test_a_part_is_recorded_and_shown(tmp_path, monkeypatch, capsys):
             abilities.main(arguments)
 
 
+def test_the_phases_have_a_clock_and_no_other_part(monkeypatch, capsys):
+    asked = {}
+    times = {"dreaming": 20.0, "daydreaming_4": 16.0}
+    monkeypatch.setattr(abilities, "clock", lambda configs, rounds: asked.update(configs) or times)
+    abilities.main(["phases", "clock=2"])
+    assert capsys.readouterr().out.splitlines() == [str(times), "{'dreaming': 6000, 'daydreaming_4': 7500}"]
+    assert list(asked) == list(abilities.PHASES) and asked["dreaming"]["steps"] == 6000
+    with pytest.raises(SystemExit, match="clock=2: expected with phases"):
+        abilities.main(["fills", "clock=2"])
+
+
 def test_the_page_of_abilities_is_that_of_the_record():
     record = json.loads((ROOT / "docs" / "abilities.json").read_text())
     assert "\n".join(abilities.page(record)) == (ROOT / "docs" / "abilities.md").read_text()

@@ -374,7 +374,7 @@ def test_the_pages_are_those_of_the_records(name):
 
 
 def test_equal_time_is_more_steps_for_who_is_faster():
-    assert compare.equal_time({"ali": 5.0, "gibbsnet": 6.0, "untied": 8.0}, 8000) == {
+    assert compare.equal_time({"ali": 5.0, "gibbsnet": 6.0, "untied": 8.0}, "gibbsnet", 8000) == {
         "ali": 9600, "gibbsnet": 8000, "untied": 6000
     }  # fmt: skip
 
