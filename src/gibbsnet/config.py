@@ -54,7 +54,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     **dict.fromkeys(("data.labels", "data.classes"), ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1))),
-    "data.labelled": ("an integer of at least 0", lambda v: _is_int(v, 0)),
+    **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
     **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),

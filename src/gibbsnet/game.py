@@ -14,6 +14,12 @@ R1 + R2 (Roth et al. 2017, https://arxiv.org/abs/1705.09367; Huang et al. 2024, 
 
     sum_v gamma_v / 2 * ( E_clamped |dD/dv|^2 + E_unclamped |dD/dv|^2 )
 
+**What the critics read of x** may be moved, by its own draw in every pair and alike on both sides: half of the images by up to
+`shift` pixels either way, the rest not at all.  Few images are learnt by heart later so.  The laws that the critics compare are
+the chains' laws under one and the same operator, and for images inside a dark frame it loses nothing: a translation that stays
+put with probability 1/2 and more has no zero in its spectrum.  So the game has the solution that it had (Bora et al. 2018,
+https://openreview.net/forum?id=Hy7fDog0b; Zhao et al. 2020, https://arxiv.org/abs/2006.10738).
+
 **One pass for both players.**  Per sample the two players' losses differ only by a scalar on the score: with d = dL_critic/ds
 and g = dL_graph/ds, the graph's gradient with respect to what the critic reads is (g / d) times the critic's.  One backward pass
 through a critic therefore serves both players, exactly, provided that the critic treats examples apart (no batch statistics).
@@ -29,6 +35,7 @@ from torch.autograd import grad
 from torch.nn.functional import softplus
 
 from .graph import Audible, Critic, State
+from .noise import Noise
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -66,6 +73,7 @@ class Game:
         rescale: whether one backward pass through the critic serves both players.
         cycle: weight of the cycle loss, >= 0.
         whiten: weight of the divergence of the latents' moments, >= 0 (see `graph.Moments`).
+        shift: pixels by which the critics' view of x is moved at most, >= 0.
     """
 
     loss: str = "nonsaturating"
@@ -74,6 +82,7 @@ class Game:
     rescale: bool = True
     cycle: float = 0.0
     whiten: float = 0.0
+    shift: int = 0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -85,10 +94,16 @@ class Game:
         for name in TERMS:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")
+        if not isinstance(self.shift, int) or self.shift < 0:
+            raise ValueError(f"shift is a number of pixels, an integer >= 0: got {self.shift}")
 
     def due(self, step: int) -> bool:
         """Whether penalties are taken in this step."""
         return step % self.lazy == 0
+
+    def shown(self, state: State, noise: Noise) -> State:
+        """What critics may read of a chain's last state."""
+        return state | {"x": moved(state["x"], noise, self.shift)} if self.shift else state
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
              critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
@@ -96,7 +111,7 @@ class Game:
         """Both players' gradients from one graph of computation.
 
         Arguments:
-            clamped, unclamped: last states of the two chains, with their gradient history.
+            clamped, unclamped: last states of the two chains, `shown`, with their gradient history.
             graph_parameters, critic_parameters: what each player may change.
             step: decides whether the lazy penalty is due.
             audible: variable -> bool (B,); the critics read a variable only there, on both sides alike, penalties included.
@@ -172,6 +187,22 @@ class Game:
                 squares[v] = squares[v] + slope.to(dtype).flatten(1).square().sum(1).mean()
         penalty = sum(0.5 * self.gamma.get(v, 0) * square for v, square in squares.items())
         return self.lazy * penalty, {f"penalty_{v}": square.detach() for v, square in squares.items()}
+
+
+def moved(x: Tensor, noise: Noise, most: int) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1], each moved with probability 1/2, by -most..most pixels down and as many to the right, all
+    equally likely; what comes in is black (-1)."""
+    batch, _, height, width = x.shape
+    draws = noise.uniform((batch, 3))
+    moves = (draws[:, :1] < 0.5) * (draws[:, 1:] * (2 * most + 1) - most).floor()
+    rows, columns = (
+        (torch.arange(side, device=x.device) + most - by[:, None]).long()
+        for side, by in ((height, moves[:, 0]), (width, moves[:, 1]))
+    )
+    framed = torch.nn.functional.pad(x, [most] * 4, value=-1.0)
+    rows = rows[:, None, :, None].expand(-1, x.shape[1], -1, framed.shape[3])
+    columns = columns[:, None, None, :].expand(-1, x.shape[1], height, -1)
+    return framed.gather(2, rows).gather(3, columns)
 
 
 class _Move(NamedTuple):

@@ -174,6 +174,10 @@ class GibbsNet(LightningModule):
                     )
         if self.game.whiten and not self.whitened:
             raise ValueError(f"game.whiten={self.game.whiten}, but no latent is a Gaussian: say 0.0")
+        if self.game.shift and (len(self.graph["x"].shape) != 3 or self.game.shift >= min(self.graph["x"].shape[1:])):
+            raise ValueError(
+                f"game.shift={self.game.shift}: expected 0, or fewer pixels than images of shape {self.graph['x'].shape} have"
+            )
         check_lessons(self.graph, self.clamped, self.supervised)
         self._check_floors()
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
@@ -336,7 +340,10 @@ class GibbsNet(LightningModule):
         """The game between two chains' last states.  `spoken`: where the critics may read a variable at all, bool (B,)."""
         audible = self._audible(noise, len(real["x"]), step)
         audible = audible | {v: said & audible[v] if v in audible else said for v, said in spoken.items()}
-        return self.game.play(self.critics, real, fake, *self._players, step, audible, self._terms(real))
+        views = (
+            self.game.shown(state, noise.at("shift", side)) for side, state in (("clamped", real), ("unclamped", fake))
+        )
+        return self.game.play(self.critics, *views, *self._players, step, audible, self._terms(real))
 
     def _terms(self, real: State) -> dict[str, Tensor]:
         """What stands beside the graph's loss, by the names of its weights in the game; `real`: the clamped chain's end."""
