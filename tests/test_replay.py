@@ -20,7 +20,7 @@ KINDS = {
     "ali": ["model=ali"],
     "gibbsnet": ["model=gibbsnet", "game.lazy=2"],
     "rising": ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.rise=12", "game.cycle=0.5"],
-    "mixed": ["model=gibbsnet", "chains.unclamped.steps=[0,[1,2]]"],
+    "mixed, moved": ["model=gibbsnet", "chains.unclamped.steps=[0,[1,2]]", "game.shift=1"],
     "falling": ["model=gibbsnet", "optim.floor_from=0.9"],
     "starts": ["model=gibbsnet", "chains.unclamped.steps=[1,2]", "chains.unclamped.persistent=0.0",
                "chains.unclamped.start_from_data=0.5", "chains.unclamped.learned=[z]"],
