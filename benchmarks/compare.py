@@ -77,7 +77,8 @@ GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, 
         "gibbsnet_cycle": 7900, "gibbsnet_cut": 9900, "untied": 8300, "gibbsnet_sharp": 10000}  # fmt: skip
 DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 12000, "gibbsnet_persistent": 10600,
           "gibbsnet_cycle": 9200, "gibbsnet_short": 12300, "gibbsnet_mixed": 11000,
-          "gibbsnet_cut": 13400, "untied": 8000, "gibbsnet_sharp": 12300, "ali_shift": 14400, "gibbsnet_shift": 11900}  # fmt: skip
+          "gibbsnet_cut": 13400, "untied": 8000, "gibbsnet_sharp": 12300,
+          "ali_shift": 14400, "gibbsnet_shift": 11900}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "untied": 6400, "gibbsnet_sharp": 10000}  # fmt: skip
