@@ -191,6 +191,20 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
     assert differences(load(["experiment=ring_stable"]), load(told)) == ["experiment"]
 
 
+@pytest.mark.parametrize("model", ["ali", "gibbsnet"])
+def test_the_experiment_with_moved_views_is_the_contender(model):
+    contender = load(
+        [*compare.settings("digits", f"{model}_shift"), f"steps={compare.STEPS['digits'][f'{model}_shift']}"]
+    )
+    own = ["size.floor=0.7", "chains.unclamped.steps=0", "steps=14400"] if model == "ali" else []
+    made = load(["experiment=digits_moved", f"model={model}", *own])
+    assert differences(made, contender) == ["experiment"]
+    assert differences(load(["experiment=digits", "steps=11900"]), load(["experiment=digits_moved"])) == [
+        "experiment",
+        "game.shift",
+    ]
+
+
 def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeypatch, tmp_path, capsys):
     drawn = {0: [30, 60, 90], 1: [200, 100, 0]}  # by N
 
