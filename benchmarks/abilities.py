@@ -27,11 +27,11 @@ from benchmarks.runs import (
     flat,
     head,
     in_one_line,
-    integer,
     keep,
     matches,
     numbers,
     options,
+    rounds,
     several,
     summary,
     table,
@@ -177,12 +177,16 @@ def main(arguments: Sequence[str]) -> None:
     if part not in PARTS:
         raise SystemExit(f"which part? One of {', '.join(PARTS)}, for example python -m benchmarks.abilities fills")
     usual = PARTS[part]
-    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models), clock="0")
+    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models), clock="")
     models, seeds = several(chosen, usual.models)
-    if rounds := integer("clock", chosen["clock"]):
-        if part != "phases":
-            raise SystemExit(f"clock={rounds}: expected with phases, which alone have steps of equal time")
-        ms = clock({m: load(settings(part, m, seeds[0], more)) for m in usual.models}, rounds)
+    if many := rounds(chosen):
+        if part != "phases" or "dreaming" not in models:
+            raise SystemExit(
+                f"clock={many}: expected with phases, whose steps take as long as dreaming's; dreaming among the models"
+            )
+        with in_one_line():
+            configs = {m: load(settings(part, m, seeds[0], more)) for m in models}
+        ms = clock(configs, many)
         print(ms, equal_time(ms, "dreaming", 6000), sep="\n")
         return
     found = measure(part, models, seeds, more)

@@ -180,13 +180,15 @@ def main(arguments: Sequence[str]) -> None:
     data = arguments[0] if arguments else ""
     if data not in DATA:
         raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
-    usual = {"seeds": "21,22,23,24,25", "models": ",".join(STEPS[data]), "clock": "0", "device": "cpu", "pictures": "0"}
+    usual = {"seeds": "21,22,23,24,25", "models": ",".join(STEPS[data]), "clock": "", "device": "cpu", "pictures": "0"}
     chosen, more = options(arguments[1:], **usual)
     models, seeds = several(chosen, STEPS[data])
     if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
-    if rounds := integer("clock", chosen["clock"]):
-        ms = clock({m: load(settings(data, m, more)) for m in models}, rounds, device=chosen["device"])
+    if many := runs.rounds(chosen):
+        with runs.in_one_line():
+            configs = {m: load(settings(data, m, more)) for m in models}
+        ms = clock(configs, many, device=chosen["device"])
         print(ms, equal_time(ms, "gibbsnet", STEPS[data]["gibbsnet"]), sep="\n")
         return
     if integer("pictures", chosen["pictures"]):

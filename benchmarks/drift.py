@@ -27,7 +27,8 @@ from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
 
 STEPS = (0, 1, 3, 10, 100, 1000)
-IMAGES = 1000  # of a split, that the critic is shown
+IMAGES = 1000  # of a split, its first, that the critic is shown
+LEAST = 10  # samples, as `evaluate` asks for
 NAMES = ("class_frechet_ratio", "balanced", "least", "most")
 
 
@@ -40,11 +41,12 @@ def weighted(features: Tensor, weights: Tensor) -> Statistics:
 
 
 def balance(label: Tensor, real: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weights (n,) under which labels (n,) have the proportions of the real ones (m,), and their share of them, (classes,).
-    Classes that are not there cannot be weighted: the others keep their proportions."""
+    """Weights (n,) under which labels (n,) have the proportions of the real ones (m,), and the classes' shares in units of the
+    data's, of those classes that the data have.  Classes that are not drawn cannot be weighted: the others keep their
+    proportions."""
     mine, data = (torch.bincount(part, minlength=classes).double() / len(part) for part in (label, real))
     weights = (data / mine)[label]
-    return weights / weights.sum(), mine / data
+    return weights / weights.sum(), (mine / data)[data > 0]
 
 
 def drifted(stick: Judged, look: Look) -> dict[str, float]:
@@ -56,7 +58,9 @@ def drifted(stick: Judged, look: Look) -> dict[str, float]:
 
 
 def critic(module: GibbsNet, data: DataModule, drawn: State, seed: int) -> dict[str, float]:
-    """The joint critic's mean score of images of two splits, with z inferred, and of the model's samples, as of young chains."""
+    """The joint critic's mean score of images of two splits, with z inferred, and of the model's samples, as of young chains.
+
+    Inferred and drawn by the averaged weights, and unmoved, where the critic played against the present ones and `game.shift`."""
     judge = module.critics["joint"]
     states = {"samples": drawn}
     for split in ("train", "validation"):
@@ -72,6 +76,8 @@ def critic(module: GibbsNet, data: DataModule, drawn: State, seed: int) -> dict[
 @torch.no_grad()
 def measure(run: Path, samples: int = 5000, seed: int = 0) -> dict:
     """{"chain": {i: numbers}, "critic": {of what: mean score}} of one run, also written into its folder."""
+    if samples < LEAST:
+        raise ConfigError(f"samples={samples}: expected at least {LEAST}")
     config = read(run)
     data, judge = datamodule(config), prepare(config)
     if judge is None:

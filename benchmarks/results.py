@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.contenders import clock
-from benchmarks.runs import finished, integer, numbers, options, summary, table
+from benchmarks.runs import finished, numbers, options, rounds, summary, table
 from gibbsnet.config import load
 
 # experiment -> (data, model -> (settings over the experiment's, seeds)). On digits meant for at most 5 CPU minutes each: a step
@@ -196,14 +196,14 @@ def show() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen, wanted = options(arguments, models="", clock="0")
+    chosen, wanted = options(arguments, models="", clock="")
     only = chosen["models"].split(",") if chosen["models"] else []
     if unknown := sorted(set(wanted) - set(TABLES)):
         raise SystemExit(f"unknown experiment {unknown[0]!r}: expected some of {', '.join(TABLES)}")
     if unknown := sorted(set(only) - {m for e in wanted or TABLES for m in TABLES[e][1]}):
         raise SystemExit(f"models={unknown[0]}: expected some of those that the experiments compare")
-    if rounds := integer("clock", chosen["clock"]):
-        print(*(line for e in wanted or TABLES for line in cost(e, rounds, only)), sep="\n")
+    if many := rounds(chosen):
+        print(*(line for e in wanted or TABLES for line in cost(e, many, only)), sep="\n")
         return
     record_path, readme = Path("docs/results.json"), Path("README.md")
     record = json.loads(record_path.read_text()) if record_path.exists() else {}

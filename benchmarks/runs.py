@@ -53,6 +53,17 @@ def integer(key: str, value: str) -> int:
     return int(value)
 
 
+def rounds(chosen: Mapping[str, str]) -> int:
+    """Of how many rounds a clock is asked for, `clock=20`; 0 where none is.
+
+    Raises:
+        SystemExit: no integer, or 0; in one line.
+    """
+    if chosen["clock"] and not integer("clock", chosen["clock"]):
+        raise SystemExit("clock=0: expected at least 1 round")
+    return int(chosen["clock"] or 0)
+
+
 def several(chosen: Mapping[str, str], known: Iterable[str]) -> tuple[list[str], list[int]]:
     """The models and the seeds that were chosen, `models=a,b` and `seeds=1,2`.
 

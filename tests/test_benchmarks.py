@@ -282,8 +282,14 @@ def test_the_phases_have_a_clock_and_no_other_part(monkeypatch, capsys):
     abilities.main(["phases", "clock=2"])
     assert capsys.readouterr().out.splitlines() == [str(times), "{'dreaming': 6000, 'daydreaming_4': 7500}"]
     assert list(asked) == list(abilities.PHASES) and asked["dreaming"]["steps"] == 6000
-    with pytest.raises(SystemExit, match="clock=2: expected with phases"):
-        abilities.main(["fills", "clock=2"])
+    for arguments, words in (
+        (["fills", "clock=2"], "clock=2: expected with phases"),
+        (["phases", "clock=2", "models=daydreaming_4"], "dreaming among the models"),
+        (["phases", "clock=0"], "clock=0: expected at least 1 round"),
+        (["phases", "clock=2", "nonsense=3"], "nonsense"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            abilities.main(arguments)
 
 
 def test_the_page_of_abilities_is_that_of_the_record():

@@ -27,12 +27,14 @@ def test_equal_weights_give_the_plain_statistics_and_a_double_weight_is_seen_twi
 
 def test_balanced_labels_have_the_data_s_proportions():
     label, real = torch.tensor([0] * 6 + [1] * 2), torch.tensor([0, 1, 1, 2])
-    weights, shares = drift.balance(label, real, 4)
-    assert torch.allclose(shares[:3], torch.tensor([3.0, 0.5, 0.0]).double())
+    weights, shares = drift.balance(label, real, 4)  # of a fourth class the data have none
+    assert torch.allclose(shares, torch.tensor([3.0, 0.5, 0.0]).double())
     assert torch.allclose(weights[:6], torch.full((6,), 1 / 18).double()), (
         "a third for class 0, the missing class aside"
     )
     assert weights.sum() == pytest.approx(1) and weights[6:].sum() == pytest.approx(2 / 3)
+    weights, shares = drift.balance(torch.tensor([0, 1, 1, 3]), real, 4)
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0]) and shares.tolist() == pytest.approx([1, 1, 0])
 
 
 def test_real_images_of_wrong_weights_are_far_away_and_near_when_balanced(judges):
@@ -75,3 +77,11 @@ def test_points_have_no_classes(run, tmp_path, judges):
                  "trainer.progress=false"]) == 0  # fmt: skip
     with pytest.raises(SystemExit, match="ring has no classes whose weights could drift"):
         drift.main([f"run={other}"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words", [(["samples=0"], "samples=0: expected at least 10"), (["seed=-1"], "seed=-1")]
+)
+def test_what_cannot_be_measured_is_one_line(run, arguments, words):
+    with pytest.raises(SystemExit, match=words):
+        drift.main([f"run={run}", *arguments])

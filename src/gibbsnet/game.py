@@ -15,10 +15,10 @@ R1 + R2 (Roth et al. 2017, https://arxiv.org/abs/1705.09367; Huang et al. 2024, 
     sum_v gamma_v / 2 * ( E_clamped |dD/dv|^2 + E_unclamped |dD/dv|^2 )
 
 **What the critics read of x** may be moved, by its own draw in every pair and alike on both sides: half of the images by up to
-`shift` pixels either way, the rest not at all.  Few images are learnt by heart later so.  The laws that the critics compare are
-the chains' laws under one and the same operator, and for images inside a dark frame it loses nothing: a translation that stays
-put with probability 1/2 and more has no zero in its spectrum.  So the game has the solution that it had (Bora et al. 2018,
-https://openreview.net/forum?id=Hy7fDog0b; Zhao et al. 2020, https://arxiv.org/abs/2006.10738).
+`shift` pixels either way, the rest not at all.  Few images are learnt by heart later so.  On laws of images that is K = a 1 + b S
+with a > 1/2 > b and S a Markov kernel: whatever S does cannot cancel what stays, |K m| >= (a - b) |m|, so two laws are equal if
+and only if they are equal moved, and the game has the solution that it had (the argument is Bora et al.'s 2018,
+https://openreview.net/forum?id=Hy7fDog0b; the practice Zhao et al.'s 2020, https://arxiv.org/abs/2006.10738).
 
 **One pass for both players.**  Per sample the two players' losses differ only by a scalar on the score: with d = dL_critic/ds
 and g = dL_graph/ds, the graph's gradient with respect to what the critic reads is (g / d) times the critic's.  One backward pass
@@ -35,7 +35,6 @@ from torch.autograd import grad
 from torch.nn.functional import softplus
 
 from .graph import Audible, Critic, State
-from .noise import Noise
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -94,16 +93,16 @@ class Game:
         for name in TERMS:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")
-        if not isinstance(self.shift, int) or self.shift < 0:
+        if type(self.shift) is not int or self.shift < 0:
             raise ValueError(f"shift is a number of pixels, an integer >= 0: got {self.shift}")
 
     def due(self, step: int) -> bool:
         """Whether penalties are taken in this step."""
         return step % self.lazy == 0
 
-    def shown(self, state: State, noise: Noise) -> State:
-        """What critics may read of a chain's last state."""
-        return state | {"x": moved(state["x"], noise, self.shift)} if self.shift else state
+    def shown(self, state: State, draws: Tensor | None) -> State:
+        """What critics may read of a chain's last state.  draws: for `moved`, None where nothing is moved."""
+        return state if draws is None else state | {"x": moved(state["x"], draws, self.shift)}
 
     def play(self, critics: Mapping[str, Critic], clamped: State, unclamped: State, graph_parameters: Sequence[Tensor],
              critic_parameters: Sequence[Tensor], step: int = 0, audible: Audible = {},
@@ -189,11 +188,10 @@ class Game:
         return self.lazy * penalty, {f"penalty_{v}": square.detach() for v, square in squares.items()}
 
 
-def moved(x: Tensor, noise: Noise, most: int) -> Tensor:
+def moved(x: Tensor, draws: Tensor, most: int) -> Tensor:
     """Images (B, C, H, W) in [-1, 1], each moved with probability 1/2, by -most..most pixels down and as many to the right, all
-    equally likely; what comes in is black (-1)."""
-    batch, _, height, width = x.shape
-    draws = noise.uniform((batch, 3))
+    equally likely; what comes in is black (-1).  draws: uniform in [0, 1), (B, 3)."""
+    height, width = x.shape[2:]
     moves = (draws[:, :1] < 0.5) * (draws[:, 1:] * (2 * most + 1) - most).floor()
     rows, columns = (
         (torch.arange(side, device=x.device) + most - by[:, None]).long()
