@@ -83,6 +83,8 @@ def measure(run: Path, samples: int = 5000, seed: int = 0) -> dict:
     if judge is None:
         raise ConfigError(f"{run}: {data.data.name} has no classes whose weights could drift: expected labelled images")
     module = load_run(run, config, data.shape, data.digest)
+    if "joint" not in module.critics:
+        raise ConfigError(f"{run}: its critics are {', '.join(module.critics)}; expected one called joint")
     stick = yardstick(data.data, judge, data.data.development, seed, module.device, samples)
     walk = islice(module.trajectory(samples, seed), max(*STEPS, module.N) + 1)
     states = {i: state for i, state in enumerate(walk) if i in {*STEPS, module.N}}

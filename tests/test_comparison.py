@@ -20,6 +20,7 @@ from gibbsnet.data import DataModule
 from gibbsnet.evaluation.yardsticks import yardstick
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
+from gibbsnet.report.charts import colours
 from tests.models import module, tabled, unclamped_laws
 from tests.test_claims import kernel, world
 
@@ -196,6 +197,10 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
     """What the page says of gibbsnet_short holds of it."""
     told = [*compare.settings("ring", "gibbsnet_short"), f"steps={compare.RING['gibbsnet_short']}"]
     assert differences(load(["experiment=ring_stable"]), load(told)) == ["experiment"]
+
+
+def test_no_two_contenders_share_a_colour():
+    assert len(set(colours(list(compare.CONTENDERS)).values())) == len(compare.CONTENDERS)
 
 
 @pytest.mark.parametrize("model", ["ali", "gibbsnet"])

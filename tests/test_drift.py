@@ -85,3 +85,15 @@ def test_points_have_no_classes(run, tmp_path, judges):
 def test_what_cannot_be_measured_is_one_line(run, arguments, words):
     with pytest.raises(SystemExit, match=words):
         drift.main([f"run={run}", *arguments])
+
+
+def test_a_model_without_a_joint_critic_is_one_line(run, monkeypatch):
+    make = drift.load_run
+    monkeypatch.setattr(drift, "load_run", lambda *args: renamed(make(*args)))
+
+    def renamed(module):
+        module.critics["pairs"] = module.critics.pop("joint")
+        return module
+
+    with pytest.raises(SystemExit, match="its critics are pairs; expected one called joint"):
+        drift.main([f"run={run}", "samples=60"])

@@ -26,7 +26,7 @@ DISTANCES = {
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
-# Okabe and Ito's colours without black and yellow, for lines on white, and five that can be told from them.
+# Okabe and Ito's colours without black and yellow, for lines on white, and seven that can be told from them.
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -39,6 +39,8 @@ COLOURS = (
     "#882255",
     "#999933",
     "#8c564b",
+    "#7fbf00",
+    "#ff6f91",
 )
 
 
