@@ -44,12 +44,12 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     configs = {name: load(compare.settings(data, name)) for name in compare.CONTENDERS}
     assert [c["model"].pop("name") for c in configs.values()] == list(configs), "so the report tells them apart"
     shifted = [configs.pop(name) for name in ("ali_shift", "gibbsnet_shift")]
+    cycled = [configs.pop(name) for name in ("ali_cycle_sharp", "gibbsnet_cycle_sharp")]
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
-    for one, other in zip(shifted, (base, short), strict=True):
-        assert one | {"game": {**one["game"], "shift": 0}, "command": None} == other | {"command": None}, (
-            "but for the views"
-        )
-        assert one["game"]["shift"] == 1
+    later = [*zip(shifted, (base, short), strict=True), *zip(cycled, (plain, sharp), strict=True)]
+    for (one, other), key in zip(later, ("shift", "shift", "cycle", "cycle"), strict=True):
+        assert one | {"game": {**one["game"], key: 0}, "command": None} == other | {"command": None}, "but for one key"
+        assert one["game"][key] == 1
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"
     assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
@@ -81,7 +81,8 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     long = {"gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_mixed", "gibbsnet_cut", "untied", "gibbsnet_sharp"}
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"}}
     moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
-    assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == left.get(data, set()) | moved
+    cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp"}
+    assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == left.get(data, set()) | moved | cycled
 
 
 @pytest.mark.parametrize("data", ["ring", "grid", "digits", "mnist", "cifar10"])
@@ -199,8 +200,9 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
     assert differences(load(["experiment=ring_stable"]), load(told)) == ["experiment"]
 
 
-def test_no_two_contenders_share_a_colour():
-    assert len(set(colours(list(compare.CONTENDERS)).values())) == len(compare.CONTENDERS)
+@pytest.mark.parametrize("data", compare.DATA)
+def test_no_two_contenders_share_a_colour(data):
+    assert len(set(colours(list(compare.STEPS[data])).values())) == len(compare.STEPS[data])
 
 
 @pytest.mark.parametrize("model", ["ali", "gibbsnet"])
