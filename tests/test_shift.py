@@ -111,9 +111,9 @@ def test_both_sides_are_moved_for_the_critics_and_for_nobody_else(model, monkeyp
         (["data=digits", "game.shift=0.5"], ["game.shift", "an integer"]),
     ],
 )
-def test_moves_that_cannot_be_are_one_line(settings, words, judges, tmp_path, capsys):
-    run = tmp_path / "run"
+def test_moves_that_cannot_be_are_one_line_before_a_judge_is_trained(settings, words, tmp_path, capsys):
+    run, judges = tmp_path / "run", tmp_path / "judges"
     assert main(["train", *settings, f"run={run}", f"judges={judges}", "tracking.mode=disabled"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in error for word in words), error
-    assert not (run / "checkpoints").exists()
+    assert not (run / "checkpoints").exists() and not judges.exists()

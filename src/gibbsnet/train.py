@@ -39,9 +39,9 @@ def train(config: Mapping) -> Path:
         torch.set_num_threads(config["trainer"]["threads"])
     data = datamodule(config)
     claimed = on_the_same_data(run, claimed, data.digest, config["restart"])
-    judge = prepare(config)
     module = build(config, data.shape)
     module.start_from(data.mean)
+    judge = prepare(config)  # what cannot be built is refused before a judge takes minutes
     trainer = _trainer(run, config, data, judge, claimed)
     module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
     data.shared_by(trainer.world_size)
