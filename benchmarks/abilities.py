@@ -59,8 +59,8 @@ PHASES = {
 DEEP = ["experiment=digits", "size.floor=0.12", "steps=12000"]
 LEVELS = {
     "hali3": [*DEEP, "model=hali3"],
-    "diamond": [*DEEP, "model=diamond", "size.z3=[8]"],
-    "diamond_wide": [*DEEP, "model=diamond"],
+    "diamond": [*DEEP, "model=diamond"],
+    "diamond_wide": [*DEEP, "model=diamond", "size.apex=[32]"],
     "hali_wide": [*DEEP, "model=hali", "size.z1=[64]", "game.whiten=0.0"],
 }
 TRAINED = ["train/steps", "train/cpu_seconds"]

@@ -223,6 +223,13 @@ def test_the_scale_page_has_its_tables():
 # What models do beside drawing samples
 
 
+def test_the_diamond_that_is_compared_is_the_one_that_ships():
+    """Under the digits' experiment too, whose three levels have a wide z3: the diamond's z2 is narrow."""
+    shapes = {m: load(abilities.settings("levels", m, 1))["graph"]["z2"]["shape"] for m in ("diamond", "diamond_wide")}
+    assert shapes == {"diamond": [8], "diamond_wide": [32]}
+    assert load(["experiment=digits", "model=diamond"])["graph"]["z2"]["shape"] == [8]
+
+
 @pytest.mark.parametrize("part", abilities.PARTS)
 def test_the_parts_of_the_talk_can_be_trained(part):
     for model in abilities.PARTS[part].models:
