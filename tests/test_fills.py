@@ -330,9 +330,11 @@ def test_a_channel_is_filled_and_the_others_stay_bit_equal():
 
 def test_any_mask_comes_from_a_file(run, tmp_path):
     missing = torch.rand(8, 8, generator=torch.Generator().manual_seed(3)) < 0.4
-    Image.fromarray((missing * 255).numpy().astype(np.uint8)).save(tmp_path / "a.png")
+    picture = Image.fromarray((missing * 255).numpy().astype(np.uint8))
+    picture.save(tmp_path / "a.png")
+    picture.convert("RGBA").save(tmp_path / "opaque.png")
     np.save(tmp_path / "b.npy", missing.numpy())
-    for name in ("a.png", "b.npy"):
+    for name in ("a.png", "opaque.png", "b.npy"):
         assert main(["sample", f"run={run}", f"clamp.hole={tmp_path / name}", "clamp.dreams=30"]) == 0
         with np.load(run / "samples" / "fill.npz") as file:
             x, held = file["x"], file["held_x"]
@@ -378,6 +380,7 @@ def test_an_image_that_is_no_mask(tmp_path):
     for name, picture, words in (
         ("deep.png", Image.fromarray(np.full((8, 8), 40000, np.uint16)), "more than 8 bits"),
         ("large.png", Image.new("L", (9, 8)), r"expected an image of \(8, 8\) pixels.*got an image of \(8, 9\)"),
+        ("erased.png", Image.new("RGBA", (8, 8), (0, 0, 0, 254)), "transparent in places: paint it"),
     ):
         picture.save(tmp_path / name)
         with pytest.raises(DataError, match=words):

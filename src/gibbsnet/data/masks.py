@@ -103,9 +103,18 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _light(path: Path, plane: tuple[int, ...]) -> np.ndarray:
-    """Where an image is lighter than mid-gray. One of another size is not decoded."""
+    """Where an image is lighter than mid-gray. One of another size is not decoded.
+
+    What is transparent has no lightness that is seen: an editor may have left any there.
+    """
     height_width = opened(path.resolve(strict=True)).size[::-1]
-    return np.asarray(opened(path, convert="L")) > 127 if height_width == plane else np.empty(height_width, bool)
+    if height_width != plane:
+        return np.empty(height_width, bool)
+    if opened(path, convert="RGBA").getchannel("A").getextrema()[0] < 255:
+        raise DataError(
+            f"hole {str(path)!r} is transparent in places: paint it white where entries are missing, else black"
+        )
+    return np.asarray(opened(path, convert="L")) > 127
 
 
 def _of(channels: Sequence[int] | None, count: int) -> Tensor:
