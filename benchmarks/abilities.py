@@ -39,7 +39,7 @@ from benchmarks.runs import (
 from benchmarks.stability import CHAIN, YOUNG
 from gibbsnet.config import load
 from gibbsnet.data import ATTRIBUTES
-from gibbsnet.evaluation.fills import HOLES
+from gibbsnet.evaluation.fills import HOLES, MIXED
 from gibbsnet.evaluation.labels import STEPS
 
 # One positive phase and equal time for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
@@ -76,6 +76,7 @@ LABELLED = [
     *(f"edits/{a}/*/{score}" for a in ATTRIBUTES for score in ("changed", "class_kept", "others_kept")),
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
+FILLED += [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
 PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
 WANDERED = ("alarms", "same_0", "same_10", f"same_{settle.SWEEPS - 1}", f"mse_{settle.SWEEPS - 1}")
 SETTLED = [

@@ -1,7 +1,7 @@
 """How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0]
 
 Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
-test split.  Writes <run>/fill.json and prints a table of each.
+test split; and what they draw of two images' halves side by side.  Writes <run>/fill.json and prints the tables of each.
 """
 
 import sys
@@ -11,11 +11,12 @@ from pathlib import Path
 from benchmarks.runs import asked, in_one_line
 from gibbsnet.config import read
 from gibbsnet.evaluate import write_json
-from gibbsnet.evaluation import evaluate_fills
+from gibbsnet.evaluation import evaluate_fills, evaluate_mixes
 from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
 
 NAMES = ("mse", "mse_of_mean", "diversity", "class_kept", "class_voted", "class_score")
+MIXES = ("mse", "either", "class_score")
 
 
 def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
@@ -23,17 +24,22 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
     config = read(run)
     data = datamodule(config)
     module = load_run(run, config, data.shape, data.digest)
-    scores = evaluate_fills(module, data.data, prepare(config), images=images, seed=seed)
+    judge, options = prepare(config), {"images": images, "seed": seed}
+    scores = evaluate_fills(module, data.data, judge, **options)
+    scores |= {f"mix_{hole}": rows for hole, rows in evaluate_mixes(module, data.data, judge, **options).items()}
     write_json(scores, run / "fill.json")
     return scores
 
 
 def table(scores: Mapping[str, Mapping]) -> list[str]:
-    """Markdown: a row for each hole and what fills it."""
-    lines = ["| missing | filled by | " + " | ".join(NAMES) + " |", "|---|---|" + "---:|" * len(NAMES)]
-    for hole, rows in scores.items():
-        for name, row in rows.items():
-            lines.append(f"| {hole} | {name} | " + " | ".join(f"{row[k]:.3g}" for k in NAMES) + " |")
+    """Markdown: a row for each hole, or mix, and what fills, or draws, it."""
+    lines = []
+    for what, names in (("missing | filled", NAMES), ("mixed | drawn", MIXES)):
+        lines += [f"| {what} by | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
+        for hole, rows in scores.items():
+            for name, row in rows.items():
+                if row.keys() == set(names):
+                    lines.append(f"| {hole} | {name} | " + " | ".join(f"{row[k]:.3g}" for k in names) + " |")
     return lines
 
 

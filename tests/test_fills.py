@@ -18,8 +18,8 @@ from gibbsnet.chain import Attentive, Chain, Stance
 from gibbsnet.classifier import load_judge
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
-from gibbsnet.evaluation import evaluate_fills
-from gibbsnet.evaluation.fills import nearest, ridge, scores
+from gibbsnet.evaluation import evaluate_fills, evaluate_mixes
+from gibbsnet.evaluation.fills import mixed, nearest, ridge, scores
 from gibbsnet.noise import Noise
 from gibbsnet.train import load_run
 from tests.models import GIBBS, GIBBS2, HELD, PAIR, TOWER, graph, module, normal
@@ -270,6 +270,31 @@ def test_every_filler_is_scored(judges):
     assert again == found
 
 
+def test_scores_of_mixes_by_hand():
+    """Each x is mixed with the next: dark with bright, bright with bright, bright with dark."""
+    x = torch.tensor([-0.5, 0.5, 0.5]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    mix = torch.where(hole("left", (1, 2, 2), 3, Noise(0)), x.roll(-1, 0), x)
+    shown = torch.stack([torch.full_like(x, v) for v in (-0.3, 0.3)])
+    found = mixed(ByBrightness(), x, mix, shown)
+    assert found["either"] == pytest.approx(5 / 6), "the dark picture of two bright ones is neither's"
+    pixels = [(a - m) ** 2 / 4 for a in (-0.3, 0.3) for m in (-0.5, 0.5, 0.5, 0.5, 0.5, -0.5)]  # halves of the three
+    assert found["mse"] == pytest.approx(sum(pixels) / 12)
+    assert found["class_score"] == scores(ByBrightness(), x, shown, mix > 0)["class_score"] > 1.5
+
+
+def test_mixes_are_drawn_from_what_the_chain_makes_of_both_halves(judges):
+    m = module("gibbsnet", "digits").float()
+    data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
+    found, again = (
+        evaluate_mixes(m, data, judge, holes=["top"], steps=[1, 2], images=40, dreams=20)["top"] for _ in "12"
+    )
+    assert found == again
+    assert found.keys() == {"pasted", "mean", "nearest", "plain 1", "plain 2", "attentive 1", "attentive 2"}
+    assert found["pasted"]["mse"] == 0 < found["nearest"]["mse"] < found["mean"]["mse"]
+    assert found["mean"]["either"] < 0.5 < found["pasted"]["either"] and found["mean"]["class_score"] < 1.01
+    assert found["plain 1"] != found["plain 2"] and found["plain 1"]["mse"] > 0, "x is held, and so drawn again"
+
+
 # The command
 
 
@@ -426,7 +451,10 @@ def test_the_benchmark_writes_what_it_prints(run, capsys):
     fill.main([f"run={run}", "images=12"])
     printed = capsys.readouterr().out
     written = json.loads((run / "fill.json").read_text())
-    assert written.keys() == set(HOLES) and written["row"].keys() >= {"ridge", "plain 30", "attentive 30"}
+    assert written.keys() == set(HOLES) | {"mix_right", "mix_bottom"}
+    assert written["row"].keys() >= {"ridge", "plain 30", "attentive 30"}
+    assert written["mix_right"].keys() >= {"pasted", "nearest", "plain 30", "attentive 30"}
     assert all(line in printed for line in fill.table(written))
+    assert sum(line.startswith("| mix_right |") for line in fill.table(written)) == len(written["mix_right"])
     with pytest.raises(SystemExit, match="which run"):
         fill.main([])

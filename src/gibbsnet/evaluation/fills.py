@@ -8,6 +8,13 @@ For images x with a hole, K fills each:
                   would equal mse: a fill is then as far from the truth as from another fill
     class_kept    the judge gives fill and x the same class; class_voted: the most frequent class of the K fills
     class_score   of all fills
+
+Where the hole holds another image's part instead (a mix), all of x is held, and what the model makes of it is x drawn again
+from the chain's latents, K times:
+
+    mse           (drawn - mix)^2 / 4 over all pixels
+    either        the judge gives what is drawn the class of one of the two images
+    class_score   of all that is drawn
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +31,7 @@ from gibbsnet.evaluation.yardsticks import batches
 from gibbsnet.noise import Noise
 
 HOLES = ("left", "right", "top", "bottom", "row", "random")
+MIXED = ("right", "bottom")
 STEPS = (1, 4, 30)
 FILLS = 14  # of each image
 KNOWN = 1000  # training images that say how far x lies from its mean
@@ -42,38 +50,62 @@ def evaluate_fills(
         judge: the data set's classifier.
         dreams: that an attentive chain chooses its start from.
     """
-    x = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))[0]
-    known = torch.cat([part for part, _ in batches(data, data.development, (seed, "fills", "known"))])
-    scale = module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
+    x, known, scale = _examples(module, data, images, seed)
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
         rows = {name: fill[None] for name, fill in references(known, x, missing)}
-        for name, listening in (("plain", None), ("attentive", scale)):
-            for i, fills in chains(module, x, missing, steps, listening, dreams, seed):
-                rows[f"{name} {i}"] = fills
+        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
     return result
 
 
+@torch.no_grad()
+def evaluate_mixes(
+    module, data: DataSet, judge: Judge, *, holes: Sequence[str] = MIXED, steps: Sequence[int] = STEPS, images: int = 360,
+    dreams: int = 2000, seed: int = 0
+) -> dict:  # fmt: skip
+    """hole -> what is drawn of a mix of each test image and the next, whose part the hole has -> scores: by "plain" and
+    "attentive" chains after some sweeps; "mean", "nearest" are training images, "pasted" the mix itself.  Arguments as above."""
+    x, known, scale = _examples(module, data, images, seed)
+    result = {}
+    for kind in holes:
+        missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
+        mix = torch.where(missing, x.roll(-1, 0), x)
+        held = torch.ones_like(missing)
+        rows = {"pasted": mix, "mean": known.mean(0).expand_as(mix), "nearest": known[nearest(known, mix, held)]}
+        rows = {name: shown[None] for name, shown in rows.items()}
+        rows |= dict(chains(module, mix, None, steps, scale, dreams, seed))
+        result[kind] = {name: mixed(judge, x, mix, shown) for name, shown in rows.items()}
+    return result
+
+
+def _examples(module, data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Test images, those of training and validation, and the scale that attentive chains listen with."""
+    x = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))[0]
+    known = torch.cat([part for part, _ in batches(data, data.development, (seed, "fills", "known"))])
+    return x, known, module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
+
+
 def chains(
-    module, x: Tensor, missing: Tensor, steps: Sequence[int], scale: float | None, dreams: int, seed: int
-) -> Iterator[tuple[int, Tensor]]:
-    """(i, fills (K, n, C, H, W)) of partially clamped chains at these sweeps."""
+    module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents."""
     given = {"x": x.repeat(FILLS, 1, 1, 1).to(module.device)}
-    seen = {"x": ~missing.repeat(FILLS, 1, 1, 1).to(module.device)}
-    walk = module.fill(given, seen, seed, scale, dreams)
-    for i, state in enumerate(islice(walk, max(steps) + 1)):
-        if i in steps:
-            yield i, state["x"].cpu().unflatten(0, (FILLS, len(x)))
+    masks = {} if seen is None else {"x": seen.repeat(FILLS, 1, 1, 1).to(module.device)}
+    show = (lambda state: module.decode(state, seed)) if seen is None else (lambda state: state["x"])
+    for name, listening in (("plain", None), ("attentive", scale)):
+        walk = module.fill(given, masks, seed, listening, dreams)
+        for i, state in enumerate(islice(walk, max(steps) + 1)):
+            if i in steps:
+                yield f"{name} {i}", show(state).cpu().unflatten(0, (FILLS, len(x)))
 
 
 @torch.no_grad()
 def scores(judge: Judge, x: Tensor, fills: Tensor, missing: Tensor) -> dict[str, float]:
     """The numbers of the module's docstring for fills (K, n, C, H, W) of images (n, C, H, W)."""
-    device = next(judge.parameters()).device
-    probs = torch.stack([judge(fill.to(device)).softmax(1).cpu() for fill in fills])
-    real, classes = judge(x.to(device)).argmax(1).cpu(), probs.argmax(2)
+    probs = _judged(judge, fills)
+    real, classes = _judged(judge, x[None]).argmax(2)[0], probs.argmax(2)
     voted = torch.nn.functional.one_hot(classes, probs.shape[2]).sum(0).argmax(1)
     others = zip(fills, fills.roll(1, 0), strict=True)
     return {
@@ -82,9 +114,31 @@ def scores(judge: Judge, x: Tensor, fills: Tensor, missing: Tensor) -> dict[str,
         "diversity": sum(pixel_mse(a[missing], b[missing]) for a, b in others) / len(fills),
         "class_kept": float((classes == real).double().mean()),
         "class_voted": float((voted == real).double().mean()),
-        # A single fill stands FILLS times, so that every score is of as many samples: with few it is biased.
-        "class_score": class_score(probs.repeat(FILLS // len(fills), 1, 1).flatten(0, 1))[0],
+        "class_score": _sure(probs),
     }
+
+
+@torch.no_grad()
+def mixed(judge: Judge, x: Tensor, mix: Tensor, shown: Tensor) -> dict[str, float]:
+    """The numbers of the module's docstring for what is shown (K, n, C, H, W) of mixes (n, C, H, W) of each x with the next."""
+    probs = _judged(judge, shown)
+    one, classes = _judged(judge, x[None]).argmax(2)[0], probs.argmax(2)
+    return {
+        "mse": sum(pixel_mse(each, mix) for each in shown) / len(shown),
+        "either": float(((classes == one) | (classes == one.roll(-1))).double().mean()),
+        "class_score": _sure(probs),
+    }
+
+
+def _judged(judge: Judge, images: Tensor) -> Tensor:
+    """p(class) (K, n, classes) of images (K, n, C, H, W)."""
+    device = next(judge.parameters()).device
+    return torch.stack([judge(some.to(device)).softmax(1).cpu() for some in images])
+
+
+def _sure(probs: Tensor) -> float:
+    """The class score of p(class) (K, n, classes); a single fill stands FILLS times, for with few samples it is biased."""
+    return class_score(probs.repeat(FILLS // len(probs), 1, 1).flatten(0, 1))[0]
 
 
 def references(known: Tensor, x: Tensor, missing: Tensor) -> Iterator[tuple[str, Tensor]]:
