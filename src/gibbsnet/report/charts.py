@@ -43,6 +43,8 @@ COLOURS = (
     "#ff6f91",
 )
 
+CROWD = 8  # models; the lines of more need room
+
 
 def colours(models: Sequence[str]) -> dict[str, str]:
     """A colour for each model, the same in every chart of a page."""
@@ -64,6 +66,8 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
     if not shown or len(at) < 2:
         return None
     figure, axes = _panels(len(shown), columns=3)
+    if len(palette) > CROWD:
+        figure.set_figheight(1.8 * figure.get_figheight())
     for panel, name in zip(axes, shown, strict=True):
         _title(panel, name)
         edge = _edge(comparison, name, at)
