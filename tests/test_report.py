@@ -274,6 +274,14 @@ def test_names_stand_apart_and_under_the_dots():
         assert all(name.zorder < drawn.zorder for name in panel.texts for drawn in panel.collections)
 
 
+def test_a_long_name_stays_within_its_panel():
+    figure = memories(ali=[remembering(0.1, 0.2, z=0.0)], gibbsnet_of_a_long_name=[remembering(0.3, 0.4, z=1.0)])
+    for panel in figure.axes:
+        for name in panel.texts:
+            place, frame = name.get_window_extent(), panel.get_window_extent()
+            assert frame.x0 - 1 <= place.x0 and place.x1 <= frame.x1 + 1, name.get_text()
+
+
 def test_axes_are_wider_than_two_seeds():
     panel = memories(ali=[remembering(0.1, 0.1, z=0.6)], hali=[remembering(0.101, 0.1, z=0.601)]).axes[0]
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()

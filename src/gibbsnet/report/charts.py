@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from matplotlib.transforms import Bbox
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
@@ -127,21 +126,24 @@ def _at_least(panel: Axes) -> None:
 
 
 def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], palette: Mapping[str, str]) -> None:
-    """Each model's name above the middle of its dots, from the lowest up; one that would lie on another's stands above that."""
+    """Each model's name above the middle of its dots, from the lowest up; one that would lie on another's stands above that, and
+    one that would leave the panel is moved back."""
     middles = {m: tuple(map(median, zip(*dots, strict=True))) for m, dots in models.items()}
     halo = [withStroke(linewidth=2, foreground="white")]
-    placed: list[Bbox] = []
+    placed, frame = [], panel.get_window_extent()
     for model, middle in sorted(middles.items(), key=lambda item: item[1][1]):
         text = panel.annotate(
             model, middle, (0, 4), textcoords="offset points", color=palette[model], fontsize=7.5, ha="center",
             zorder=2, path_effects=halo, parse_math=False, annotation_clip=False,  # under the dots: none is hidden
         )  # fmt: skip
         text.set_in_layout(False)
-        box = text.get_window_extent()
+        free = text.get_window_extent()
+        box = free.translated(min(0, frame.x1 - free.x1) + max(0, frame.x0 - free.x0), 0)
         for other in sorted(placed, key=lambda other: other.y0):
             if box.overlaps(other):
                 box = box.translated(0, other.y1 + 1 - box.y0)
-        text.set_position((0, 4 + (box.y0 - text.get_window_extent().y0) * 72 / panel.figure.dpi))
+        right, up = ((end - start) * 72 / panel.figure.dpi for start, end in zip(free.p0, box.p0, strict=True))
+        text.set_position((right, 4 + up))
         placed.append(box)
 
 
