@@ -7,8 +7,9 @@ PART is one of
     levels   HALI with three levels, on a diamond, and with one wide level                 (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
+    approach how fast chains forget a wrong start, and whether a learned one helps          (ring, digits)
 
-Trains, and scores by benchmarks.labels, .fill and .settle.  Writes docs/abilities.json and .md; a run that is finished is not run
+Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished is not run
 again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases' steps, 8 rounds
 interleaved in one thread, and the steps that take as long as dreaming's.  Run folders: runs/abilities/<part>/<model>/<seed>.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import fill, labels, settle
+from benchmarks import approach, fill, labels, settle, stability
 from benchmarks.contenders import clock, equal_time
 from benchmarks.runs import (
     command,
@@ -83,6 +84,7 @@ SETTLED = [
     *(f"present_at_hand/{p}/{n}" for p in settle.POTENCIES for n in PERCEIVED),
     *(f"daydreaming/{t}/{n}" for t in settle.THRESHOLDS for n in WANDERED),
 ]
+APPROACHED = ["second", "half_life", "noise", "rate/*", *(f"d/*/{i}" for i in approach.SHOWN)]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ PARTS = {
     ),
     "phases": Part(
         "Negative phases", {name: [*ALL, *of, f"model.name={name}"] for name, of in PHASES.items()}, "1,2,3", [*CHAINED, *TRAINED]
+    ),
+    "approach": Part(
+        "The approach to the stationary law",
+        {
+            f"{data}_{how}": [*stability.settings(data, how), f"model.name={data}_{how}"]
+            for data in ("ring", "digits") for how in ("random", "learned")
+        },
+        "1,2,3", [*APPROACHED, "chain/switch_rate", *TRAINED], approach.measure, "approach.json",
     ),
 }  # fmt: skip
 

@@ -115,7 +115,15 @@ def opened(run: Path) -> tuple[GibbsNet, Yardstick, DataModule]:
     return module, yardstick(data.data, prepare(config), data.data.train), data
 
 
-def measure(module: GibbsNet, stick: Yardstick, data: DataModule, chains: int, sweeps: int, seed: int = 0) -> dict:
+def measure(run: Path) -> dict:
+    """The numbers of a run, also written into its folder, and drawn."""
+    found = approach(*opened(run), CHAINS, SWEEPS)
+    write_json(found, run / "approach.json")
+    plots.save(draw(found), run / "figures" / "approach.png")
+    return found
+
+
+def approach(module: GibbsNet, stick: Yardstick, data: DataModule, chains: int, sweeps: int, seed: int = 0) -> dict:
     """The numbers of this file's docstring; `noise` is what d_i would be, on average, of draws from pi itself."""
     with torch.no_grad():
         walked = {
@@ -129,6 +137,7 @@ def measure(module: GibbsNet, stick: Yardstick, data: DataModule, chains: int, s
         "second": second, "half_life": log(0.5) / log(second) if 0 < second < 1 else None, "noise": noise, "pi": pi.tolist(),
         "rate": {name: rate(d, 3 * noise) for name, d in distances.items()},
         "distance": {name: d.tolist() for name, d in distances.items()},
+        "d": {name: {str(i): float(d[i]) for i in SHOWN if i <= sweeps} for name, d in distances.items()},
     }  # fmt: skip
 
 
@@ -149,9 +158,7 @@ def draw(found: dict) -> Figure:
 def main(arguments: Sequence[str]) -> None:
     for run in asked(arguments, " of a model with x and z")[0]:
         with in_one_line():
-            found = measure(*opened(run), CHAINS, SWEEPS)
-        write_json(found, run / "approach.json")
-        plots.save(draw(found), run / "figures" / "approach.png")
+            found = measure(run)
         half = found["half_life"] or float("inf")
         print(f"{run}: |lambda_2| = {found['second']:.4f}, half-life {half:.0f} sweeps, noise {found['noise']:.3f}")
         print(

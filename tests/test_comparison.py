@@ -461,7 +461,7 @@ def test_the_second_eigenvalue_and_the_slope_are_found_on_tables():
 def test_the_approach_of_a_model_has_all_its_starts():
     m, data = module("gibbsnet", "ring").float(), DataModule("ring")
     data.setup()
-    found = approach.measure(m, yardstick(data.data, None, data.data.train), data, 200, 30)
+    found = approach.approach(m, yardstick(data.data, None, data.data.train), data, 200, 30)
     assert found["distance"].keys() == {"one class", "N(0, 1)", "learned", "data"}
     assert all(len(d) == 31 and 0 <= min(d) <= max(d) <= 1 for d in found["distance"].values())
     assert 0 <= found["second"] <= 1 + 1e-6 and sum(found["pi"]) == pytest.approx(1)
