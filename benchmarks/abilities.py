@@ -9,9 +9,10 @@ PART is one of
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
     approach how fast chains forget a wrong start, and whether a learned one helps          (ring, digits)
 
-Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished is not run
-again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases' steps, 8 rounds
-interleaved in one thread, and the steps that take as long as dreaming's.  Run folders: runs/abilities/<part>/<model>/<seed>.
+Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
+is not run again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases'
+steps, 8 rounds interleaved in one thread, and the steps that take as long as dreaming's.  Run folders:
+runs/abilities/<part>/<model>/<seed>.
 """
 
 import json

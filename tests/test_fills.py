@@ -74,6 +74,7 @@ def test_a_hole_can_lie_in_one_channel_and_in_a_vector():
         (("right", (1,)), "leaves all or nothing"),
         (("top", (3, 1, 8)), "leaves all or nothing"),
         (("row", (3, 1, 8)), "leaves all or nothing"),
+        (("random", (1, 8, 8), 1e-6), "leaves all or nothing"),
     ],
 )
 def test_holes_that_there_are_not(arguments, words):

@@ -213,12 +213,35 @@ def test_a_clamped_label_is_bit_equal_at_every_step(steps):
             lambda m, x: m.fill({"y": torch.tensor([3, 4])}, {"y": torch.ones(2, dtype=torch.bool)}, 0),
             r"the mask of y: shape \(2,\), expected \(2, 10\)",
         ),
+        (lambda m, x: m.fill({"y": torch.tensor([3, 12], dtype=torch.int32)}, {}, 0), r"a label of y is 12: expected 0\.\.9"),
+        (lambda m, x: m.fill({"y": torch.tensor([3, 10], dtype=torch.uint8)}, {}, 0), r"a label of y is 10: expected 0\.\.9"),
+        (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), r"y has values in 0\.\.2: expected one-hot vectors, or labels"),
+        (lambda m, x: m.fill({"x": x}, {"x": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, 0), "the mask of x holds no entry"),
+        (lambda m, x: m.fill({}, {}, 0), "nothing is held: expected values of some of"),
+        (lambda m, x: iter([m.infer({"y": torch.tensor([3, 4])}, 0)]), "only y is given"),
     ],
 )  # fmt: skip
 def test_labels_and_masks_that_cannot_be(call, words):
     module, x = made()[0].eval(), torch.zeros(2, 1, 8, 8)
     with pytest.raises(ValueError, match=words):
         next(call(module, x))
+
+
+def test_bits_that_are_none_are_refused():
+    module = made("attributes")[0].eval()
+    bits = torch.ones(2, *module.graph["a"].shape)
+    assert torch.equal(next(module.fill({"a": bits}, {}, 0))["a"], bits)
+    with pytest.raises(ValueError, match=r"a has values in 1\.\.5: expected bits"):
+        next(module.fill({"a": bits + 4 * torch.eye(len(bits[0]))[:2]}, {}, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_a_label_is_an_integer_of_any_size(dtype):
+    module, data = made()
+    batch = batch_of(data)
+    y = batch["y"].clamp_min(0)
+    wide, narrow = (module.eval().infer(batch | {"y": label}, 0) for label in (y, y.to(dtype)))
+    assert all(torch.equal(wide[v], narrow[v]) for v in wide) and torch.equal(narrow["y"].argmax(1), y)
 
 
 @pytest.mark.parametrize("dreams", [0.0, 0.5])

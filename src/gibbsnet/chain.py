@@ -455,18 +455,14 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (like.ndim - 1))
 
 
-def check_labels(graph: Graph, given: State, least: int = 0) -> None:
-    """Refuses labels of classes that a variable does not have; where `least` is -1, that is an unknown label.
+def check_values(graph: Graph, given: State, least: int = 0) -> None:
+    """Refuses labels of classes that a variable does not have, where `least` is -1 but for unknown ones, and bits that are none.
 
     Raises:
         ValueError: naming the variable, the label and what was expected.
     """
-    for v, x in given.items():
-        if v in set(graph) and x.dtype == torch.int64 and x.numel():
-            (low, high), classes = x.aminmax(), graph[v].shape[0]
-            if low < least or high >= classes:
-                bad = int(high if high >= classes else low)
-                raise ValueError(f"a label of {v} is {bad}: expected {least}..{classes - 1}")
+    for v in [v for v in given if v in set(graph)]:
+        graph[v].family.check(v, given[v], graph[v].shape, least)
 
 
 def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:

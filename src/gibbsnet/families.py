@@ -46,6 +46,9 @@ class Family:
         """Data as values of a variable of this shape, (B, *shape)."""
         return data.to(dtype)
 
+    def check(self, name: str, data: Tensor, shape: tuple[int, ...], least: int = 0) -> None:
+        """Raises ValueError, naming the variable, if the data are none that it can have; `least` = -1 allows unknown labels."""
+
     def fit(self, mean: Tensor) -> Tensor:
         """The prior eta whose mean is `mean`, where the family's prior may be fitted to data."""
         raise ValueError(f"the prior of {type(self).__name__} is fixed: it cannot be fitted to data")
@@ -170,8 +173,23 @@ class Pixels(Points):
         return torch.tanh(eta)
 
 
+def whole(x: Tensor) -> bool:
+    """Whether values are integers, of whatever size."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
+def _check_shares(name: str, x: Tensor, what: str) -> None:
+    """Refuses values outside of [0, 1] but for rounding: a draw that carries a gradient is a bit up to it."""
+    if x.numel() and not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3):
+        low, high = x.aminmax()
+        raise ValueError(f"{name} has values in {low:g}..{high:g}: expected {what}")
+
+
 class Bernoulli(Family):
     """Bits in {0, 1}; the gradient of a draw is that of its probability (straight-through)."""
+
+    def check(self, name, data, shape, least=0):
+        _check_shares(name, data.float(), "bits, 0 or 1")
 
     def fit(self, mean):
         return torch.logit(mean.clamp(0.01, 0.99))
@@ -207,9 +225,17 @@ class Categorical(Family):
 
     def value(self, data, shape, dtype):
         """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""
-        if data.is_floating_point():
+        if not whole(data):
             return data.to(dtype)
         return (data[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
+
+    def check(self, name, data, shape, least=0):
+        if not whole(data):
+            _check_shares(name, data.float(), "one-hot vectors, or labels as integers")
+            return
+        wrong = data[(data.long() < least) | (data.long() >= shape[0])]
+        if wrong.numel():
+            raise ValueError(f"a label of {name} is {int(wrong.max())}: expected {least}..{shape[0] - 1}")
 
     def distribution(self, eta):
         return _OneHot(eta)

@@ -20,8 +20,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_labels, check_pairing, parse, part
-from .families import Gaussian
+from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_pairing, check_values, parse, part
+from .families import Gaussian, whole
 from .game import Game, Outcome
 from .graph import AGE, Audible, Graph, State, build_critics, build_graph
 from .noise import Noise, seed_of
@@ -392,7 +392,7 @@ class GibbsNet(LightningModule):
         """Those values that the clamped chain holds, in the weights' precision."""
         held = {v: x for v, x in values.items() if v in self.clamped.clamped}
         if not self.training:  # looking at them would make the host wait for a GPU, and `data` has looked
-            check_labels(self.graph, held, least=-1)
+            check_values(self.graph, held, least=-1)
         return self._values(held)
 
     def _values(self, data: State) -> State:
@@ -403,7 +403,9 @@ class GibbsNet(LightningModule):
 
     def _known(self, data: State) -> State:
         """Masks of the labels (integers) among the data, which -1 says are unknown."""
-        labels = {v: x for v, x in data.items() if v in self.clamped.clamped and x.dtype == torch.int64}
+        labels = {
+            v: x for v, x in data.items() if v in self.clamped.clamped and self.graph[v].family.labelled and whole(x)
+        }
         return {v: (x >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
 
     def _spoken(self, data: State) -> Audible:
@@ -527,7 +529,7 @@ class GibbsNet(LightningModule):
         chain: another than the one that was trained, over the same graph.  The trained one dreams, whatever mode it was trained
             in, where it would need a present that is not given.
         """
-        check_labels(self.graph, given)
+        check_values(self.graph, given)
         chain, given = chain or _possible(self.unclamped, given), self._values(given)
         check_names(self.graph, chain.chain if isinstance(chain, Wakeful) else chain)
         yield from chain.trajectory(self._ready(), self._keyed(seed, "trajectory"), given, seen, batch)
@@ -551,7 +553,11 @@ class GibbsNet(LightningModule):
                 beside x, that is given and not in `seen`, some dreams hold too, and its start is one of those: of 2,000 dreams
                 beside ten labels it is chosen among 200.
         """
-        check_labels(self.graph, given)
+        check_values(self.graph, given)
+        if not given:
+            raise ValueError(f"nothing is held: expected values of some of {', '.join(self.graph)}")
+        if empty := sorted(v for v, mask in seen.items() if not mask.any()):
+            raise ValueError(f"the mask of {', '.join(empty)} holds no entry: leave out what is not held")
         plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
         check_names(self.graph, plain)
         noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
@@ -592,6 +598,8 @@ class GibbsNet(LightningModule):
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:
         """The clamped chain's last state; `given` = {"x": images}, and what else it clamps: what is not given is drawn."""
+        if "x" not in given:
+            raise ValueError(f"x is what latents are inferred from, and only {', '.join(given) or 'nothing'} is given")
         held, seen = self._held(given), self._known(given)
         return perceiving(self.clamped, held).run(self._ready(), self._keyed(seed, "infer"), held, seen, len(held["x"]))
 

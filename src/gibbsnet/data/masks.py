@@ -55,7 +55,8 @@ def hole(
     elif channels is not None:
         raise DataError(f"channels {list(channels)}: values of shape {shape} have none")
     missing = missing.expand(n, *shape)
-    if kind != "random" and n and not 0 < missing[:1].sum() < missing[:1].numel():
+    some = missing if kind == "random" else missing[:1]  # one example of few entries may be spared
+    if n and not 0 < some.sum() < some.numel():
         raise DataError(f"hole {kind!r}: of values of shape {shape} it leaves all or nothing")
     return missing.clone()
 
