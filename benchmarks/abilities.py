@@ -58,7 +58,7 @@ PHASES = {
 }
 # As the README's HALI, but not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
 # (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1.
-DEEP = ["experiment=digits", "size.floor=0.12", "steps=12000"]
+DEEP = ["experiment=digits_levels"]
 LEVELS = {
     "hali3": [*DEEP, "model=hali3"],
     "diamond": [*DEEP, "model=diamond"],
@@ -119,7 +119,7 @@ PARTS = {
     ),
     "modes": Part(
         "Modes of being",
-        {"gibbsnet2": ["experiment=digits", "model=gibbsnet2", "steps=10000"]},
+        {"gibbsnet2": ["experiment=digits_levels2"]},
         "41,42,43", [*SETTLED, *CHAINED, *TRAINED], settle.measure, "settle.json",
     ),
     "phases": Part(

@@ -11,7 +11,7 @@ from conftest import ROOT
 from benchmarks import abilities, results, scale, soak, step
 from benchmarks.alternating import Alternating
 from benchmarks.contenders import LOOP, REST, Entry, batch_of, clock, contender, entries, module_of
-from gibbsnet.config import load
+from gibbsnet.config import differences, load
 from gibbsnet.evaluate import write_json
 from gibbsnet.modules import GibbsNet, build
 
@@ -221,6 +221,10 @@ def test_the_scale_page_has_its_tables():
 
 
 # What models do beside drawing samples
+
+
+def test_the_readme_s_hali_is_an_experiment():
+    assert differences(load(["experiment=digits_levels"]), load(results.settings("digits", "hali"))) == ["experiment"]
 
 
 def test_the_diamond_that_is_compared_is_the_one_that_ships():

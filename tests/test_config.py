@@ -12,7 +12,9 @@ def test_plain_values_only_and_every_reference_resolved():
     assert loaded["graph"]["z"]["shape"] == loaded["size"]["z"]
 
 
-def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(tmp_path, monkeypatch):
+@pytest.fixture
+def small(tmp_path):
+    """A folder of configurations with little in it."""
     for group in config.GROUPS:
         (tmp_path / "conf" / group).mkdir(parents=True)
     root = {
@@ -25,13 +27,34 @@ def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(tmp_
         "data/d.yaml": "defaults: {network: n}\ndata: {name: d, batch_size: 1}\n",
         "network/n.yaml": "network: {name: n}\n",
         "trainer/t.yaml": "trainer: {name: t}\n",
+        "model/other.yaml": "model: {name: other}\n",
         "experiment/e.yaml": "steps: 3\nseed: 3\n",
+        "experiment/variant.yaml": "defaults: {experiment: e, model: other}\nseed: 5\nevaluation: {samples: 20}\n",
+        "experiment/variant2.yaml": "defaults: {experiment: variant}\nevaluation: {samples: 30}\n",
+        "experiment/one.yaml": "defaults: {experiment: two}\n",
+        "experiment/two.yaml": "defaults: {experiment: one}\n",
+        "experiment/lost.yaml": "defaults: {experiment: nowhere}\n",
     }
     for name, text in files.items():
         (tmp_path / "conf" / name).write_text(text)
+
+
+def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(small):
     loaded = load(["seed=4"])
     assert (loaded["steps"], loaded["seed"]) == (3, 4)
     assert loaded["network"]["name"] == "n", "the data set chooses its network"
+
+
+def test_an_experiment_is_a_variant_of_another(small):
+    """What it says wins over that, whose picks and settings hold else; the run is called after the variant."""
+    loaded = load(["experiment=variant2"])
+    assert (loaded["steps"], loaded["seed"], loaded["evaluation"]["samples"]) == (3, 5, 30)
+    assert (loaded["experiment"], loaded["model"]["name"]) == ("variant2", "other")
+    assert load(["experiment=variant2", "model=m"])["model"]["name"] == "m"
+    with pytest.raises(ConfigError, match="experiment=one is a variant of itself: one -> two -> one"):
+        load(["experiment=one"])
+    with pytest.raises(ConfigError, match="experiment=nowhere: there is no"):
+        load(["experiment=lost"])
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     experiment = picks.get("experiment", root.defaults.experiment)
     chosen: dict[str, Any] = {
         **root.defaults,
-        **_file("experiment", experiment).get("defaults", {}),
+        **_experiment(experiment).get("defaults", {}),
         **picks,
         "experiment": experiment,
     }
@@ -158,13 +158,22 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     merged = root
     for group in GROUPS:
         if chosen[group] not in NOTHING:
-            piece = _file(group, chosen[group])
+            piece = _experiment(experiment) if group == "experiment" else _file(group, chosen[group])
             piece.pop("defaults", None)
             merged = OmegaConf.merge(merged, piece)
     merged.experiment = experiment
     for group in ("model", "data", "network", "trainer"):
         merged[group].name = chosen[group]
     return chosen, merged
+
+
+def _experiment(name: str, above: tuple[str, ...] = ()) -> DictConfig:
+    """An experiment's file over that of the experiment which it is a variant of, `defaults: {experiment: ...}`, if of any."""
+    if name in above:
+        raise ConfigError(f"experiment={above[0]} is a variant of itself: {' -> '.join((*above, name))}")
+    piece = _file("experiment", name)
+    base = piece.get("defaults", {}).get("experiment")
+    return piece if base is None else OmegaConf.merge(_experiment(base, (*above, name)), piece)
 
 
 def _file(group: str, name: str) -> DictConfig:
