@@ -46,6 +46,9 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     shifted = [configs.pop(name) for name in ("ali_shift", "gibbsnet_shift")]
     cycled = [configs.pop(name) for name in ("ali_cycle_sharp", "gibbsnet_cycle_sharp")]
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
+    late = configs.pop("gibbsnet_cycle_late")
+    assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
+    assert late["graph"] == cycled[1]["graph"]
     later = [*zip(shifted, (base, short), strict=True), *zip(cycled, (plain, sharp), strict=True)]
     for (one, other), key in zip(later, ("shift", "shift", "cycle", "cycle"), strict=True):
         assert one | {"game": {**one["game"], key: 0}, "command": None} == other | {"command": None}, "but for one key"
@@ -81,7 +84,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     long = {"gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_mixed", "gibbsnet_cut", "untied", "gibbsnet_sharp"}
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"}}
     moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
-    cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp"}
+    cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == left.get(data, set()) | moved | cycled
 
 
@@ -203,6 +206,11 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
 @pytest.mark.parametrize("data", compare.DATA)
 def test_no_two_contenders_share_a_colour(data):
     assert len(set(colours(list(compare.STEPS[data])).values())) == len(compare.STEPS[data])
+
+
+def test_the_grid_s_experiment_with_a_cycle_loss_is_the_contender():
+    told = [*compare.settings("grid", "gibbsnet_cycle_late"), f"steps={compare.GRID['gibbsnet_cycle_late']}"]
+    assert differences(load(["experiment=grid_cycle"]), load(told)) == ["experiment"]
 
 
 @pytest.mark.parametrize("model", ["ali", "gibbsnet"])
