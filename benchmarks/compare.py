@@ -92,7 +92,7 @@ MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "untied": 6400, "gibbsnet_sharp": 10000}  # fmt: skip
 # gibbsnet_sharp is what the experiment holds, and costs what that costs; on CIFAR-10 both floors are one, so it is left out.
-# Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone, where gibbsnet_cycle_late sweeps 900 steps.
+# Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone. gibbsnet_cycle_late sweeps for 900 steps.
 # On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed there, nor on CIFAR-10, nor there
 # gibbsnet_short and gibbsnet_mixed: estimates.
 # CIFAR-10: of milliseconds on a GPU; a twentieth of the published recipe's 200,000.

@@ -45,10 +45,10 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert [c["model"].pop("name") for c in configs.values()] == list(configs), "so the report tells them apart"
     shifted = [configs.pop(name) for name in ("ali_shift", "gibbsnet_shift")]
     cycled = [configs.pop(name) for name in ("ali_cycle_sharp", "gibbsnet_cycle_sharp")]
-    plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
     late = configs.pop("gibbsnet_cycle_late")
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
     assert late["graph"] == cycled[1]["graph"]
+    plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
     later = [*zip(shifted, (base, short), strict=True), *zip(cycled, (plain, sharp), strict=True)]
     for (one, other), key in zip(later, ("shift", "shift", "cycle", "cycle"), strict=True):
         assert one | {"game": {**one["game"], key: 0}, "command": None} == other | {"command": None}, "but for one key"

@@ -215,7 +215,7 @@ def test_a_clamped_label_is_bit_equal_at_every_step(steps):
         ),
         (lambda m, x: m.fill({"y": torch.tensor([3, 12], dtype=torch.int32)}, {}, 0), r"a label of y is 12: expected 0\.\.9"),
         (lambda m, x: m.fill({"y": torch.tensor([3, 10], dtype=torch.uint8)}, {}, 0), r"a label of y is 10: expected 0\.\.9"),
-        (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), r"y has values in 0\.\.2: expected one-hot vectors, or labels"),
+        (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), r"y has values in 0\.\.2: expected one-hot vectors"),
         (lambda m, x: m.fill({"x": x}, {"x": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, 0), "the mask of x holds no entry"),
         (lambda m, x: m.fill({}, {}, 0), "nothing is held: expected values of some of"),
         (lambda m, x: iter([m.infer({"y": torch.tensor([3, 4])}, 0)]), "only y is given"),
