@@ -45,12 +45,10 @@ results: install
 	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
-	$(BIN)/python -m benchmarks.approach run=runs/stability/ring/random/1 run=runs/stability/ring/learned/1
-	for part in labels fills levels modes phases; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
-	$(BIN)/python -m gibbsnet train experiment=labels100_mnist seed=1 run=runs/labels100_mnist trainer.precision=bf16-mixed tracking.mode=disabled
-	$(BIN)/python -m benchmarks.labels run=runs/labels100_mnist
+	for part in labels fills levels modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	for name in mnist_levels mnist_levels2; do $(BIN)/python -m gibbsnet train experiment=$$name seed=1 trainer.precision=bf16-mixed \
 		evaluation.samples=2000 evaluation.steps=[0,1,3,10,100] run=runs/$$name tracking.mode=disabled && $(BIN)/python -m gibbsnet evaluate run=runs/$$name || exit 1; done
+	$(BIN)/python -m gibbsnet report runs out=reports
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ PART is one of
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
     approach how fast chains forget a wrong start, and whether a learned one helps          (ring, digits)
+    labels_mnist  100 labels of MNIST: half an hour of a core each                            (MNIST)
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
 is not run again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases'
@@ -124,6 +125,10 @@ PARTS = {
     ),
     "phases": Part(
         "Negative phases", {name: [*ALL, *of, f"model.name={name}"] for name, of in PHASES.items()}, "1,2,3", [*CHAINED, *TRAINED]
+    ),
+    "labels_mnist": Part(
+        "100 labels of MNIST", {"labels100_mnist": ["experiment=labels100_mnist"]}, "1,2,3",
+        [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
     ),
     "approach": Part(
         "The approach to the stationary law",

@@ -153,7 +153,7 @@ MEASUREMENTS = {
     ),
     "labels": (
         "Labels and attributes as variables",
-        "What one model does without having been trained for any of it: draw the class that is asked for, classify, draw both, "
-        "edit; beside what it has to beat.",
+        "What one model of images and labels does, by clamping: draw the class that is asked for, classify (which alone has "
+        "a loss beside the game), draw both, edit; beside what it has to beat.",
     ),
 }
