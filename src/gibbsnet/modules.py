@@ -679,7 +679,9 @@ def _refuse_for_the_clamped(chain: Chain) -> None:
 
 def _refuse_sweeps(name: str, module: GibbsNet) -> None:
     if module.clamped.range[1] or module.unclamped.range[1]:
-        raise ValueError(f"{name} is trained without further sweeps: chains.*.steps must be 0 (see GibbsNet)")
+        raise ValueError(
+            f"{name} is trained without further sweeps: chains.*.steps must be 0; model.kind=gibbsnet sweeps its graph"
+        )
 
 
 MODELS = {"gibbsnet": GibbsNet, "ali": ALI, "hali": HALI}
