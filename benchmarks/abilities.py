@@ -94,6 +94,7 @@ class Part:
     """models: name -> its command line. seeds: the usual ones. rows: of the page.
 
     score: what measures a run, beside `evaluate`, and leaves its numbers in the run's `file`.
+    newest: what that file holds only since its measure last grew; where it lacks that, the run is measured again.
     """
 
     title: str
@@ -102,6 +103,7 @@ class Part:
     rows: Sequence[str]
     score: Callable[[Path], Mapping] | None = None
     file: str = ""
+    newest: str = ""
 
 
 PARTS = {
@@ -113,7 +115,7 @@ PARTS = {
     "fills": Part(
         "Partially clamped chains",
         {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
-        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json",
+        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
@@ -133,7 +135,7 @@ PARTS = {
     "approach": Part(
         "The approach to the stationary law",
         {how: stability.settings("ring", how) for how in ("random", "learned")},
-        "1,2,3", [*APPROACHED, "chain/switch_rate", *TRAINED], approach.measure, "approach.json",
+        "1,2,3", [*APPROACHED, "chain/switch_rate", *TRAINED], approach.measure, "approach.json", "d",
     ),
 }  # fmt: skip
 
@@ -148,10 +150,15 @@ def scored(part: str, model: str, seed: int, more: Sequence[str] = ()) -> dict[s
     """The numbers of one run that is trained, evaluated and measured: those that the page shows, and what tells its judge."""
     run, of = finished(settings(part, model, seed, more)), PARTS[part]
     with in_one_line():
-        if of.score and not (run / of.file).exists():
+        if of.score and not measured(run / of.file, of.newest):
             of.score(run)
     found = numbers(run) | (dict(flat(json.loads((run / of.file).read_text()))) if of.file else {})
     return {n: v for n, v in found.items() if n.startswith("reference/") or shown(part, n)}
+
+
+def measured(path: Path, newest: str) -> bool:
+    """Whether a measure's file is there, with all that it holds today."""
+    return path.exists() and (not newest or newest in json.loads(path.read_text()))
 
 
 def shown(part: str, name: str) -> bool:

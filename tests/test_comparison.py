@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import approach, compare, fill, gallery, labels, results, runs, settle, stability
+from benchmarks import abilities, approach, compare, fill, gallery, labels, results, runs, settle, stability
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
@@ -206,9 +206,10 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
     assert differences(load(["experiment=ring_stable"]), load(told)) == ["experiment"]
 
 
-@pytest.mark.parametrize("data", compare.DATA)
-def test_no_two_contenders_share_a_colour(data):
-    assert len(set(colours(list(compare.STEPS[data])).values())) == len(compare.STEPS[data])
+def test_no_two_models_of_a_page_share_a_colour():
+    """All contenders and variants stand on one, where results are made."""
+    models = [*compare.CONTENDERS, *stability.VARIANTS, *abilities.LEVELS, *abilities.PHASES]
+    assert len(set(colours(models).values())) == len(models) > 30
 
 
 def test_the_grid_s_experiment_with_a_cycle_loss_is_the_contender():

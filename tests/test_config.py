@@ -45,6 +45,19 @@ def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(smal
     assert loaded["network"]["name"] == "n", "the data set chooses its network"
 
 
+@pytest.mark.parametrize("apex", ["[0]", "[]", "[-3]", "[a]", "8"])
+def test_the_diamond_s_size_is_a_size(apex):
+    with pytest.raises(ConfigError, match=r"size\.apex"):
+        load(["model=diamond", f"size.apex={apex}"])
+
+
+@pytest.mark.parametrize("picks", ["", "[a]", "{experiment: 7}", "3"])
+def test_picks_that_are_none_are_one_line(small, tmp_path, picks):
+    (tmp_path / "conf/experiment/odd.yaml").write_text(f"defaults: {picks}\n")
+    with pytest.raises(ConfigError, match=r"conf/experiment/odd\.yaml: defaults is no choice of files"):
+        load(["experiment=odd"])
+
+
 def test_an_experiment_is_a_variant_of_another(small):
     """What it says wins over that, whose picks and settings hold else; the run is called after the variant."""
     loaded = load(["experiment=variant2"])
@@ -74,6 +87,7 @@ def test_an_experiment_is_a_variant_of_another(small):
         ("model=gibsnet", ["gibsnet", "gibbsnet"]),
         ("defaults.model=hali", ["unknown key 'defaults.model'"]),
         ("size.z=[]", ["size.z=[]", "at least 1"]),
+        ("size.z1=[0]", ["size.z1=[0]", "at least 1"]),
         ("size.critic=-3", ["size.critic=-3", "at least 1"]),
         ("size.critic=0", ["size.critic=0", "at least 1"]),
         ("network.encode.width=[0]", ["network.encode.width=[0]", "at least 1"]),

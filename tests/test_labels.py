@@ -215,7 +215,9 @@ def test_a_clamped_label_is_bit_equal_at_every_step(steps):
         ),
         (lambda m, x: m.fill({"y": torch.tensor([3, 12], dtype=torch.int32)}, {}, 0), r"a label of y is 12: expected 0\.\.9"),
         (lambda m, x: m.fill({"y": torch.tensor([3, 10], dtype=torch.uint8)}, {}, 0), r"a label of y is 10: expected 0\.\.9"),
-        (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), r"y has values in 0\.\.2: expected one-hot vectors"),
+        (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), "y is given as 2, among others: expected one-hot"),
+        (lambda m, x: m.fill({"y": torch.ones(2, 10)}, {}, 0), "y is given as 10 to 10 classes at once: expected one-hot"),
+        (lambda m, x: m.fill({"y": torch.full((2, 1), 3)}, {}, 0), r"labels of y have shape \(2, 1\): expected one integer"),
         (lambda m, x: m.fill({"x": x}, {"x": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, 0), "the mask of x holds no entry"),
         (lambda m, x: m.fill({}, {}, 0), "nothing is held: expected values of some of"),
         (lambda m, x: iter([m.infer({"y": torch.tensor([3, 4])}, 0)]), "only y is given"),
@@ -227,15 +229,27 @@ def test_labels_and_masks_that_cannot_be(call, words):
         next(call(module, x))
 
 
+def test_what_is_held_may_be_a_label_alone_or_no_example():
+    module, x = made()[0].eval(), torch.zeros(2, 1, 8, 8)
+    nothing = {"x": torch.zeros_like(x, dtype=torch.bool)}
+    state = next(module.fill({"x": x, "y": torch.tensor([3, 4])}, nothing, 0))
+    assert state["y"].argmax(1).tolist() == [3, 4] and (state["x"] != 0).any(), "x is redrawn"
+    assert len(next(module.fill({"x": x[:0]}, {"x": nothing["x"][:0]}, 0))["x"]) == 0
+
+
 def test_bits_that_are_none_are_refused():
     module = made("attributes")[0].eval()
     bits = torch.ones(2, *module.graph["a"].shape)
     assert torch.equal(next(module.fill({"a": bits}, {}, 0))["a"], bits)
-    with pytest.raises(ValueError, match=r"a has values in 1\.\.5: expected bits"):
+    held = torch.zeros_like(bits, dtype=torch.bool).index_fill(1, torch.tensor([1]), True)
+    assert (next(module.fill({"a": bits.where(held, torch.nan)}, {"a": held}, 0))["a"][held] == 1).all(), (
+        "nobody reads the rest"
+    )
+    with pytest.raises(ValueError, match="a is given as 5, among others: expected bits"):
         next(module.fill({"a": bits + 4 * torch.eye(len(bits[0]))[:2]}, {}, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
 def test_a_label_is_an_integer_of_any_size(dtype):
     module, data = made()
     batch = batch_of(data)

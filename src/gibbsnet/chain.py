@@ -455,14 +455,20 @@ def _column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (like.ndim - 1))
 
 
-def check_values(graph: Graph, given: State, least: int = 0) -> None:
+def check_values(graph: Graph, given: State, seen: State = {}, least: int = 0) -> None:
     """Refuses labels of classes that a variable does not have, where `least` is -1 but for unknown ones, and bits that are none.
+    Of a variable in `seen` the entries that are held count.
 
     Raises:
         ValueError: naming the variable, the label and what was expected.
     """
     for v in [v for v in given if v in set(graph)]:
-        graph[v].family.check(v, given[v], graph[v].shape, least)
+        held = given[v]
+        if v in seen and seen[v].shape == held.shape:
+            held = torch.where(seen[v], held, torch.zeros_like(held))
+        elif v in seen and len(seen[v]) == len(held):  # a label's mask is that of its one-hot vector
+            held = held[seen[v].flatten(1).any(1)]
+        graph[v].family.check(v, held, graph[v].shape, -1 if v in seen else least)
 
 
 def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:

@@ -172,7 +172,12 @@ def _experiment(name: str, above: tuple[str, ...] = ()) -> DictConfig:
     if name in above:
         raise ConfigError(f"experiment={above[0]} is a variant of itself: {' -> '.join((*above, name))}")
     piece = _file("experiment", name)
-    base = piece.get("defaults", {}).get("experiment")
+    picks = piece.defaults if "defaults" in piece else OmegaConf.create({})
+    if not isinstance(picks, DictConfig) or not all(isinstance(pick, str | None) for pick in picks.values()):
+        raise ConfigError(
+            f"conf/experiment/{name}.yaml: defaults is no choice of files, such as {{model: ali, data: digits}}"
+        )
+    base = picks.get("experiment")
     return piece if base is None else OmegaConf.merge(_experiment(base, (*above, name)), piece)
 
 
@@ -263,7 +268,13 @@ def _resolve(config: DictConfig) -> dict:
 def check(config: Mapping) -> None:
     """Ranges of what no constructor below the door sees."""
     for key, value in leaves(config):
-        kind = SIZE if key.startswith("size.z") else WIDTH if key.endswith(".width") else ("", lambda v: True)
+        kind = (
+            SIZE
+            if key.startswith(("size.z", "size.apex"))
+            else WIDTH
+            if key.endswith(".width")
+            else ("", lambda v: True)
+        )
         expected, fits = EXPECTED.get(key, kind)
         if not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")

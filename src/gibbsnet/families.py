@@ -178,18 +178,16 @@ def whole(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
-def _check_shares(name: str, x: Tensor, what: str) -> None:
-    """Refuses values outside of [0, 1] but for rounding: a draw that carries a gradient is a bit up to it."""
-    if x.numel() and not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3):
-        low, high = x.aminmax()
-        raise ValueError(f"{name} has values in {low:g}..{high:g}: expected {what}")
+def _check_bits(name: str, x: Tensor, what: str) -> None:
+    if not ((x == 0) | (x == 1)).all():
+        raise ValueError(f"{name} is given as {x[(x != 0) & (x != 1)][0].item():g}, among others: expected {what}")
 
 
 class Bernoulli(Family):
     """Bits in {0, 1}; the gradient of a draw is that of its probability (straight-through)."""
 
     def check(self, name, data, shape, least=0):
-        _check_shares(name, data.float(), "bits, 0 or 1")
+        _check_bits(name, data, "bits, 0 or 1")
 
     def fit(self, mean):
         return torch.logit(mean.clamp(0.01, 0.99))
@@ -227,15 +225,22 @@ class Categorical(Family):
         """Labels, integers (B,), as one-hot vectors; an unknown one, -1, as zeros.  One-hot vectors as they are."""
         if not whole(data):
             return data.to(dtype)
-        return (data[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
+        return (data.long()[:, None] == torch.arange(shape[0], device=data.device)).to(dtype)
 
     def check(self, name, data, shape, least=0):
         if not whole(data):
-            _check_shares(name, data.float(), "one-hot vectors, or labels as integers")
+            wanted = "one-hot vectors, or labels as integers"
+            _check_bits(name, data, wanted)
+            if (ones := data.flatten(1).sum(1)).numel() and not (least + 1 <= ones.min() and ones.max() <= 1):
+                raise ValueError(
+                    f"{name} is given as {ones.min():g} to {ones.max():g} classes at once: expected {wanted}"
+                )
             return
+        if data.ndim != 1:
+            raise ValueError(f"labels of {name} have shape {tuple(data.shape)}: expected one integer for each example")
         wrong = data[(data.long() < least) | (data.long() >= shape[0])]
         if wrong.numel():
-            raise ValueError(f"a label of {name} is {int(wrong.max())}: expected {least}..{shape[0] - 1}")
+            raise ValueError(f"a label of {name} is {int(wrong.long().max())}: expected {least}..{shape[0] - 1}")
 
     def distribution(self, eta):
         return _OneHot(eta)

@@ -391,6 +391,8 @@ class GibbsNet(LightningModule):
     def _held(self, values: State) -> State:
         """Those values that the clamped chain holds, in the weights' precision."""
         held = {v: x for v, x in values.items() if v in self.clamped.clamped}
+        if "x" not in held:
+            raise ValueError(f"x is what latents are inferred from, and only {', '.join(values) or 'nothing'} is given")
         if not self.training:  # looking at them would make the host wait for a GPU, and `data` has looked
             check_values(self.graph, held, least=-1)
         return self._values(held)
@@ -406,7 +408,7 @@ class GibbsNet(LightningModule):
         labels = {
             v: x for v, x in data.items() if v in self.clamped.clamped and self.graph[v].family.labelled and whole(x)
         }
-        return {v: (x >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
+        return {v: (x.long() >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
 
     def _spoken(self, data: State) -> Audible:
         """Where labels that are to be silent when they are unknown are known."""
@@ -553,11 +555,11 @@ class GibbsNet(LightningModule):
                 beside x, that is given and not in `seen`, some dreams hold too, and its start is one of those: of 2,000 dreams
                 beside ten labels it is chosen among 200.
         """
-        check_values(self.graph, given)
-        if not given:
-            raise ValueError(f"nothing is held: expected values of some of {', '.join(self.graph)}")
-        if empty := sorted(v for v, mask in seen.items() if not mask.any()):
-            raise ValueError(f"the mask of {', '.join(empty)} holds no entry: leave out what is not held")
+        check_values(self.graph, given, seen)
+        empty = {v for v, mask in seen.items() if mask.numel() and not mask.any()}
+        if not given.keys() - empty:
+            what = f"the mask of {', '.join(sorted(empty))} holds no entry" if empty else "nothing is held"
+            raise ValueError(f"{what}: expected values of some of {', '.join(self.graph)} to hold")
         plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
         check_names(self.graph, plain)
         noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
@@ -598,8 +600,6 @@ class GibbsNet(LightningModule):
     @torch.no_grad()
     def infer(self, given: State, seed: int) -> State:
         """The clamped chain's last state; `given` = {"x": images}, and what else it clamps: what is not given is drawn."""
-        if "x" not in given:
-            raise ValueError(f"x is what latents are inferred from, and only {', '.join(given) or 'nothing'} is given")
         held, seen = self._held(given), self._known(given)
         return perceiving(self.clamped, held).run(self._ready(), self._keyed(seed, "infer"), held, seen, len(held["x"]))
 

@@ -57,7 +57,8 @@ def hole(
     missing = missing.expand(n, *shape)
     some = missing if kind == "random" else missing[:1]  # one example of few entries may be spared
     if n and not 0 < some.sum() < some.numel():
-        raise DataError(f"hole {kind!r}: of values of shape {shape} it leaves all or nothing")
+        of = f"with share {share} of {n} examples" if kind == "random" else "of values"
+        raise DataError(f"hole {kind!r}: {of} of shape {shape} it leaves all or nothing")
     return missing.clone()
 
 

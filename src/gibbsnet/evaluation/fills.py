@@ -66,7 +66,8 @@ def evaluate_mixes(
     dreams: int = 2000, seed: int = 0
 ) -> dict:  # fmt: skip
     """hole -> what is drawn of a mix of each test image and the next, whose part the hole has -> scores: by "plain" and
-    "attentive" chains after some sweeps; "mean", "nearest" are training images, "pasted" the mix itself.  Arguments as above."""
+    "attentive" chains after some sweeps; the "mean" of, and the "nearest" among, training and validation images, and the mix as
+    it is "pasted".  Arguments as above."""
     x, known, scale = _examples(module, data, images, seed)
     result = {}
     for kind in holes:

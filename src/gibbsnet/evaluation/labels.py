@@ -1,5 +1,5 @@
 r"""What a model with labels y, and perhaps attributes a, does by clamping alone, and what it has to beat.  For reading labels
-(`classified`) there may be a cross-entropy beside the game, `supervised` in conf/model; for nothing else.
+and attributes there may be a cross-entropy beside the game, `supervised` in conf/model; for nothing else.
 
 asked       y clamped, the chain runs freely: does the judge see the class that was asked for?
 joint       nothing clamped: does the judge give x the class that the chain gives it?

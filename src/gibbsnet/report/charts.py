@@ -8,6 +8,7 @@ from statistics import median
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -46,8 +47,12 @@ CROWD = 8  # models; the lines of more need room
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model, the same in every chart of a page."""
-    return {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(sorted(models))}
+    """A colour for each model, the same in every chart of a page; of more models than colours the next have them darker."""
+    return {model: _darker(*reversed(divmod(k, len(COLOURS)))) for k, model in enumerate(sorted(models))}
+
+
+def _darker(which: int, times: int) -> str:
+    return to_hex([0.55**times * part for part in to_rgb(COLOURS[which])])
 
 
 def svg(figure: Figure) -> bytes:

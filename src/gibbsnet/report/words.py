@@ -144,7 +144,13 @@ MEASUREMENTS = {
         "Filling in what is missing",
         "Chains that hold a part of test images and redraw the rest, after i sweeps, beside what they have to beat: mse of one "
         "fill, of the mean of 14, between two fills of one image (equal to mse for draws from the right law), and how often "
-        "the classifier still gives the image's class.",
+        "the classifier still gives the image's class. Of a mix, one half of each of two images, what is shown is x drawn again: "
+        "how far from the mix, and how often of the class of either.",
+    ),
+    "approach": (
+        "How fast a wrong start is forgotten",
+        "Total variation d_i between where chains are after i sweeps (this class or mode, that one, none) and where they settle, "
+        "by their start; the factor by which it falls in a sweep, and the second eigenvalue that should be that factor.",
     ),
     "settle": (
         "Fast inference, and daydreams",
@@ -153,7 +159,7 @@ MEASUREMENTS = {
     ),
     "labels": (
         "Labels and attributes as variables",
-        "What one model of images and labels does, by clamping: draw the class that is asked for, classify (which alone has "
+        "What one model of images and labels does, by clamping: draw the class that is asked for, classify (what is read has "
         "a loss beside the game), draw both, edit; beside what it has to beat.",
     ),
 }
