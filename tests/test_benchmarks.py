@@ -224,7 +224,7 @@ def test_the_scale_page_has_its_tables():
 
 
 def test_the_readme_s_hali_is_an_experiment():
-    assert differences(load(["experiment=digits_levels"]), load(results.settings("digits", "hali"))) == ["experiment"]
+    assert differences(load(["experiment=digits_hali"]), load(results.settings("digits", "hali"))) == ["experiment"]
 
 
 def test_the_diamond_that_is_compared_is_the_one_that_ships():
