@@ -22,7 +22,8 @@ from gibbsnet.config import load
 # of ALI takes some 14 and of HALI 22 ms of one thread, GibbsNet's 1.38 times ALI's where this was made. Tuning used other seeds:
 # on digits 11, and 1 to 6 after earlier tables; HALI was seen on 7 to 9 with a floor of .15 and 12,000 steps, on 12 to 14
 # with 14,000 steps, on 29 to 32 with a smaller critic, on 38 to 40 without whitening, on 44 and 45 with 13,800 steps, on 47 to
-# 49 in bf16 and on 53 to 55 with a z2 of 32; GibbsNet on 7 to 9 without persistent chains, and with N in 0..3 on 17 to 19 and 26 to 28.
+# 49 in bf16 and on 53 to 55 with a z2 of 32; GibbsNet on 7 to 9 without persistent chains, and with N in 0..3 on 17 to 19 and
+# 26 to 28.
 TABLES = {
     "digits": (
         "digits",
