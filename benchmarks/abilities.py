@@ -7,8 +7,8 @@ PART is one of
     levels   HALI with three levels, on a diamond, and with one wide level                 (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
-    approach how fast chains forget a wrong start, and whether a learned one helps          (ring)
-    labels_mnist  100 labels of MNIST: half an hour of a core each                            (MNIST)
+    approach how fast chains forget a wrong start, and whether a learned one helps         (ring)
+    labels_mnist  100 labels, half an hour of a core for each seed                         (MNIST)
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
 is not run again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases'
@@ -57,7 +57,7 @@ PHASES = {
     "daydreaming_2": ["mode=daydreaming", f"{CHAIN}.dream_every=2", "steps=6700"],
     "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4", "steps=7400"],
 }
-# As the README's HALI, but not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
+# Not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
 # (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1.
 DEEP = ["experiment=digits_levels"]
 LEVELS = {

@@ -218,6 +218,7 @@ def test_a_clamped_label_is_bit_equal_at_every_step(steps):
         (lambda m, x: m.fill({"y": 2 * torch.eye(10)[:2]}, {}, 0), "y is given as 2, among others: expected one-hot"),
         (lambda m, x: m.fill({"y": torch.ones(2, 10)}, {}, 0), "y is given as 10 to 10 classes at once: expected one-hot"),
         (lambda m, x: m.fill({"y": torch.full((2, 1), 3)}, {}, 0), r"labels of y have shape \(2, 1\): expected one integer"),
+        (lambda m, x: m.fill({"y": torch.tensor([3, -1])}, {"y": torch.ones(2, 10, dtype=torch.bool)}, 0), "a label of y is -1"),
         (lambda m, x: m.fill({"x": x}, {"x": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, 0), "the mask of x holds no entry"),
         (lambda m, x: m.fill({}, {}, 0), "nothing is held: expected values of some of"),
         (lambda m, x: iter([m.infer({"y": torch.tensor([3, 4])}, 0)]), "only y is given"),

@@ -463,12 +463,15 @@ def check_values(graph: Graph, given: State, seen: State = {}, least: int = 0) -
         ValueError: naming the variable, the label and what was expected.
     """
     for v in [v for v in given if v in set(graph)]:
-        held = given[v]
+        held, fewest = given[v], least
         if v in seen and seen[v].shape == held.shape:
-            held = torch.where(seen[v], held, torch.zeros_like(held))
+            held, fewest = (
+                torch.where(seen[v], held, torch.zeros_like(held)),
+                -1,
+            )  # what is not held is zero here, as if unknown
         elif v in seen and len(seen[v]) == len(held):  # a label's mask is that of its one-hot vector
             held = held[seen[v].flatten(1).any(1)]
-        graph[v].family.check(v, held, graph[v].shape, -1 if v in seen else least)
+        graph[v].family.check(v, held, graph[v].shape, fewest)
 
 
 def check_shapes(graph: Graph, given: State, seen: State, batch: int) -> None:

@@ -268,13 +268,8 @@ def _resolve(config: DictConfig) -> dict:
 def check(config: Mapping) -> None:
     """Ranges of what no constructor below the door sees."""
     for key, value in leaves(config):
-        kind = (
-            SIZE
-            if key.startswith(("size.z", "size.apex"))
-            else WIDTH
-            if key.endswith(".width")
-            else ("", lambda v: True)
-        )
+        latent = key.startswith(("size.z", "size.apex"))
+        kind = SIZE if latent else WIDTH if key.endswith(".width") else ("", lambda v: True)
         expected, fits = EXPECTED.get(key, kind)
         if not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
