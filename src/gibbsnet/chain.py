@@ -465,10 +465,7 @@ def check_values(graph: Graph, given: State, seen: State = {}, least: int = 0) -
     for v in [v for v in given if v in set(graph)]:
         held, fewest = given[v], least
         if v in seen and seen[v].shape == held.shape:
-            held, fewest = (
-                torch.where(seen[v], held, torch.zeros_like(held)),
-                -1,
-            )  # what is not held is zero here, as if unknown
+            held, fewest = torch.where(seen[v], held, torch.zeros_like(held)), -1  # all zeros: as an unknown label
         elif v in seen and len(seen[v]) == len(held):  # a label's mask is that of its one-hot vector
             held = held[seen[v].flatten(1).any(1)]
         graph[v].family.check(v, held, graph[v].shape, fewest)
