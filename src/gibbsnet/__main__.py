@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 if __name__ == "__main__":
     # A job's warning may come during the long imports, where it would kill: it waits until a training listens (`Stop`).
@@ -26,7 +27,7 @@ EXAMPLES = {
     "evaluate": ["run=runs/mine", "run=runs/mine evaluation.samples=1000", "run=runs/mine evaluation.split=validation"],
     "sample": ["run=runs/mine chains.unclamped.steps=100", "run=runs/mine clamp.hole=left",
                "run=runs/two mode=daydreaming"],
-    "report": ["runs out=reports"],
+    "report": ["runs out=reports", "runs out=reports records=docs", "runs out=reports records="],
     "sweep": ["sweeps/steps.yaml", "sweeps/bayes.yaml trials=8 steps=2000 tracking.mode=disabled",
               "sweeps/steps.yaml data=ring out=runs/sweeps/ring"],
 }  # fmt: skip
@@ -59,8 +60,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
     if command == "report":
         from .report import report
 
-        folders, out = _report_arguments(arguments)
-        print(report(folders[0], out, runs=folders if len(folders) > 1 else None))
+        folders, out, records = _report_arguments(arguments)
+        print(report(folders[0], out, folders if len(folders) > 1 else None, records))
         return
     if command == "sweep":
         from .sweep import sweep
@@ -79,12 +80,19 @@ def _run_of(arguments: Sequence[str]) -> str:
     return named[-1]  # as everywhere the last one counts
 
 
-def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """The folders to look in, and where the page goes."""
-    out = [a.removeprefix("out=") for a in arguments if a.startswith("out=")]
-    if unknown := [a for a in arguments if "=" in a and not a.startswith("out=")]:
-        raise ConfigError(f"unknown key {unknown[0].partition('=')[0]!r}: report takes folders and out=FOLDER")
-    return [a for a in arguments if "=" not in a] or ["runs"], (out or ["reports"])[-1]
+def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], str, str | None]:
+    """The folders to look in, where the page goes, and the folder of recorded results, if there is one."""
+    said = dict(a.split("=", 1) for a in arguments if "=" in a)
+    if unknown := [key for key in said if key not in ("out", "records")]:
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER (pages of recorded results)"
+        )
+    usual = "docs" if Path("docs", "findings.md").exists() else ""
+    return (
+        [a for a in arguments if "=" not in a] or ["runs"],
+        said.get("out", "reports"),
+        said.get("records", usual) or None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gibbsnet.plots import write
 from gibbsnet.report import sweeps
 from gibbsnet.report.page import page
+from gibbsnet.report.records import read as read_records
 from gibbsnet.report.runs import Run, find, read
 from gibbsnet.report.scores import compare, reference_spreads, rows, spreads
 
@@ -15,7 +16,10 @@ COLUMNS = ("experiment", "data", "metric", "kind", "name", "seeds", "median", "l
 
 
 def report(
-    folder: str | Path | None = "runs", out: str | Path = "reports", runs: Sequence[str | Path] | None = None
+    folder: str | Path | None = "runs",
+    out: str | Path = "reports",
+    runs: Sequence[str | Path] | None = None,
+    records: str | Path | None = None,
 ) -> Path:
     """Writes out/index.html, one page without external resources, and out/metrics.csv; returns the page's path.
 
@@ -24,8 +28,10 @@ def report(
     Arguments:
         folder: every folder below it that holds a config.yaml is a run, every one that holds a sweep.json is a sweep.
         runs: run folders, or folders above them, in place of `folder`.
+        records: a folder of pages with results, such as this project's docs, which are shown below the runs.
 
-    Raises ValueError if there is no run; runs that are unfinished or damaged are listed on the page with the reason.
+    Raises ValueError if there is no run, or no page of results in `records`; runs that are unfinished or damaged are listed on
+    the page with the reason.
     """
     places = [Path(folder)] if runs is None else [Path(run) for run in runs]
     swept = [sweeps.read(found) for found in sorted({found for place in places for found in sweeps.find(place)})]
@@ -34,10 +40,11 @@ def report(
     if not folders and not swept:
         where = f"below {folder}" if runs is None else "in an empty list of runs"
         raise ValueError(f"no run {where}: `python -m gibbsnet train model=gibbsnet data=digits` makes one")
+    beside = read_records(records) if records else ()
     found = sorted(map(read, folders), key=lambda run: (bool(run.damage), () if run.damage else run.key))
     out = Path(out)
     write(out / "metrics.csv", _csv([run for run in found if not run.damage]).encode())
-    write(out / "index.html", page(found, swept).encode())
+    write(out / "index.html", page(found, swept, beside).encode())
     return out / "index.html"
 
 

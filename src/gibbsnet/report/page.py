@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from gibbsnet.report.charts import colours, memory, over_steps, svg, training
 from gibbsnet.report.html import Markup, join, raw, tag
+from gibbsnet.report.records import Record, shown_records
 from gibbsnet.report.runs import Run, command, conditions, differences, flatten
 from gibbsnet.report.scores import (
     Comparison,
@@ -46,16 +47,17 @@ ARROWS = {1: "↑", -1: "↓", 0: ""}
 SHOWN = (0, 1, 3, 10, 30, 100, 300, 1000)  # of what was measured at every step of a chain
 
 
-def page(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> str:
-    """The whole document; damaged runs are listed, the others compared, and below them the sweeps."""
+def page(runs: Sequence[Run], sweeps: Sequence[Sweep] = (), records: Sequence[Record] = ()) -> str:
+    """The whole document; damaged runs are listed, the others compared, and below them the sweeps and the recorded results."""
     sound = [run for run in runs if not run.damage]
     comparisons = compare(sound)
     palette = colours({run.model for run in sound})
     body = [
-        tag("header", tag("h1", TITLE), tag("p", ABOUT, class_="lead"), _counts(runs, comparisons, sweeps)),
+        tag("header", tag("h1", TITLE), tag("p", ABOUT, class_="lead"), _counts(runs, comparisons, sweeps, records)),
         _in_short(comparisons),
         *(_comparison(comparison, palette) for comparison in comparisons),
         *(shown_sweep(sweep, _png) for sweep in sweeps),
+        shown_records(records, _png),
         _troubles(runs),
         _all_runs(sound),
         _glossary(comparisons),
@@ -69,10 +71,13 @@ def page(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> str:
     return "<!doctype html>\n" + tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en") + "\n"
 
 
-def _counts(runs: Sequence[Run], comparisons: Sequence[Comparison], sweeps: Sequence[Sweep]) -> Markup:
+def _counts(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], sweeps: Sequence[Sweep], records: Sequence[Record]
+) -> Markup:
     """How much there is, with links to each experiment."""
     links = [tag("a", _name(c), href=f"#{c.anchor}") for c in comparisons]
     links += [tag("a", f"sweep {sweep.folder.name}", href=f"#{sweep.anchor}") for sweep in sweeps]
+    links += [tag("a", "recorded results", href="#records")] * bool(records)
     links += [tag("a", "runs", href="#runs")] * any(not run.damage for run in runs)
     more = [tag("a", "what the numbers mean", href="#glossary")]
     return tag("nav", tag("span", f"{len(runs)} run{'s' * (len(runs) != 1)}"), *links, *more)

@@ -1,0 +1,114 @@
+"""Recorded results on the report's page: pages of Markdown, with their figures."""
+
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from test_report import Balanced, make, text_of
+
+from gibbsnet.__main__ import main
+from gibbsnet.plots import save
+from gibbsnet.report import report
+from gibbsnet.report.records import NAMES, read
+
+DOCS = Path(__file__).parents[1] / "docs"
+FINDINGS = """# What was found
+
+See [every number](results.md#digits), [the lab](lab/tuning.md) and [elsewhere](https://example.org).
+
+## Claims
+
+| claim | held |
+|---|---:|
+| a < b | **yes** |
+
+    python -m benchmarks.compare digits
+
+<script>alert(1)</script>
+
+![a curve](figures/curve.png)
+"""
+
+
+@pytest.fixture
+def docs(tmp_path):
+    """Two pages and a figure."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "findings.md").write_text(FINDINGS)
+    (folder / "results.md").write_text("# Results\n\n## digits\n")
+    save(Figure((1, 1)), folder / "figures" / "curve.png")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    make(tmp_path / "runs", "ali", 1)
+    return tmp_path / "runs"
+
+
+def html_of(runs, records):
+    return report(runs, runs.parent / "reports", records=records).read_text()
+
+
+def test_pages_stand_on_the_page_with_their_tables_commands_and_pictures(runs, docs):
+    html, plain = html_of(runs, docs), html_of(runs, None)
+    page = Balanced()
+    page.feed(html)
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    assert len(page.sources) == plain.count("src=") + 1 and all(s.startswith("data:") for s in page.sources)
+    assert '<details id="record-findings" open' in html and '<details id="record-results">' in html
+    assert "<summary><b>What was found</b></summary>" in html and "<h3>Claims</h3>" in html
+    said = text_of(html)
+    assert "a &lt; b yes" in said and "python -m benchmarks.compare digits" in said
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert 'href="#records"' in html and 'id="records"' not in plain and 'href="#records"' not in plain
+
+
+def test_links_lead_to_what_is_shown_and_else_nowhere(runs, docs):
+    page = Balanced()
+    html = html_of(runs, docs)
+    page.feed(html)
+    assert "#record-results" in page.links and "https://example.org" in page.links
+    assert all(link[1:] in page.ids for link in page.links if link[0] == "#")
+    assert {link for link in page.links if link[0] != "#"} == {"https://example.org"}
+    assert ", the lab and" in text_of(html)
+
+
+def test_equal_pages_give_equal_bytes(runs, docs):
+    assert html_of(runs, docs) == html_of(runs, docs)
+
+
+def test_pages_that_are_missing_are_left_out_and_none_is_an_error(docs):
+    assert [record.name for record in read(docs)] == ["findings", "results"]
+    with pytest.raises(ValueError, match=r"records=.*figures: expected a folder with some of findings.md"):
+        read(docs / "figures")
+
+
+def test_a_picture_that_is_missing_is_named_and_nothing_is_written(runs, docs):
+    (docs / "figures" / "curve.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"curve\.png"):
+        html_of(runs, docs)
+    assert not (runs.parent / "reports").exists()
+
+
+def test_the_command_shows_docs_where_there_are_any(runs, docs, monkeypatch, capsys):
+    monkeypatch.chdir(runs.parent)
+    for said, shown in (([], True), (["records=docs"], True), (["records="], False)):
+        assert main(["report", "runs", "out=reports", *said]) == 0
+        assert ('id="records"' in Path("reports", "index.html").read_text()) == shown
+    assert main(["report", "runs", "out=other", "records=nowhere"]) == 1
+    assert "records=nowhere" in capsys.readouterr().err and not Path("other").exists()
+
+
+def test_this_project_s_pages_are_all_shown_with_every_command(runs):
+    assert [record.name for record in read(DOCS)] == list(NAMES)
+    html = html_of(runs, DOCS)
+    page = Balanced()
+    page.feed(html)
+    assert page.open == [] and all(link[1:] in page.ids for link in page.links if link[0] == "#")
+    said = text_of(html)
+    for name in NAMES:
+        commands = re.findall(r"python -m benchmarks\.\w+ \w+", (DOCS / f"{name}.md").read_text())
+        assert commands and all(command in said for command in commands), name
