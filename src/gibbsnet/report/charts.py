@@ -69,7 +69,7 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
     shown = [name for name in OVER_STEPS if any(spreads(comparison, ("chain", str(i), name)) for i in at)]
     if not shown or len(at) < 2:
         return None
-    figure, axes = _panels(len(shown), columns=3)
+    figure, axes = _panels(len(shown), columns=min(max(len(shown), 2), 3))
     if len(palette) > CROWD:
         figure.set_figheight(1.8 * figure.get_figheight())
     for panel, name in zip(axes, shown, strict=True):
