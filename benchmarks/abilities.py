@@ -4,11 +4,13 @@ PART is one of
 
     labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
+    fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     levels   HALI with three levels, on a diamond, and with one wide level                 (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
     approach how fast chains forget a wrong start, and whether a learned one helps         (ring)
     labels_mnist  100 labels, half an hour of a core for each seed                         (MNIST)
+    levels_mnist  two latent levels, HALI's and GibbsNet's                                 (MNIST)
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
 is not run again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases'
@@ -117,6 +119,11 @@ PARTS = {
         {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
         "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
+    "fills_mnist": Part(
+        "Partially clamped chains on MNIST",
+        {"gibbsnet": ["experiment=mnist"], "ali": ["experiment=mnist", "model=ali", "steps=13900"]},
+        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
+    ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
     ),
@@ -131,6 +138,11 @@ PARTS = {
     "labels_mnist": Part(
         "100 labels of MNIST", {"labels100_mnist": ["experiment=labels100_mnist"]}, "1,2,3",
         [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
+    ),
+    "levels_mnist": Part(
+        "Two latent levels on MNIST",
+        {"hali": ["experiment=mnist_levels"], "gibbsnet2": ["experiment=mnist_levels2"]},
+        "1,2,3", [*CHAINED, *TRAINED],
     ),
     "approach": Part(
         "The approach to the stationary law",
