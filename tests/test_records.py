@@ -1,5 +1,6 @@
 """Recorded results on the report's page: pages of Markdown, with their figures."""
 
+import base64
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from test_report import Balanced, make, text_of
 from gibbsnet.__main__ import main
 from gibbsnet.plots import save
 from gibbsnet.report import report
-from gibbsnet.report.records import NAMES, read
+from gibbsnet.report.records import LAB, NAMES, read
 
 DOCS = Path(__file__).parents[1] / "docs"
 FINDINGS = """# What was found
@@ -29,15 +30,23 @@ See [every number](results.md#digits), [the lab](lab/tuning.md) and [elsewhere](
 
 ![a curve](figures/curve.png)
 """
+LEVELS = """# Two levels
+
+Back to [the findings](../findings.md), on to [results](../results.md) or [the judge](judge.md).
+
+![a curve](../figures/curve.png)
+"""
 
 
 @pytest.fixture
 def docs(tmp_path):
-    """Two pages and a figure."""
+    """Two pages, one of the lab book, and a figure."""
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "findings.md").write_text(FINDINGS)
     (folder / "results.md").write_text("# Results\n\n## digits\n")
+    (folder / "lab").mkdir()
+    (folder / "lab" / "levels.md").write_text(LEVELS)
     save(Figure((1, 1)), folder / "figures" / "curve.png")
     return folder
 
@@ -59,7 +68,9 @@ def test_pages_stand_on_the_page_with_their_tables_commands_and_pictures(runs, d
     assert page.open == [] and len(page.ids) == len(set(page.ids))
     assert len(page.sources) == plain.count("src=") + 1 and all(s.startswith("data:") for s in page.sources)
     assert '<details id="record-findings" open' in html and '<details id="record-results">' in html
-    assert "<summary><b>What was found</b></summary>" in html and "<h3>Claims</h3>" in html
+    assert "<summary><b>What was found</b></summary>" in html and "<summary><b>Lab book: Two levels</b>" in html
+    assert "<h3>Claims</h3>" in html
+    assert html.count('id="picture-1"') == html.count('href="#picture-1"') == 1, "the second time it is a link"
     said = text_of(html)
     assert "a &lt; b yes" in said and "python -m benchmarks.compare digits" in said
     assert "<script" not in html and "&lt;script&gt;" in html
@@ -73,7 +84,8 @@ def test_links_lead_to_what_is_shown_and_else_nowhere(runs, docs):
     assert "#record-results" in page.links and "https://example.org" in page.links
     assert all(link[1:] in page.ids for link in page.links if link[0] == "#")
     assert {link for link in page.links if link[0] != "#"} == {"https://example.org"}
-    assert ", the lab and" in text_of(html)
+    assert ", the lab and" in text_of(html) and "or the judge." in text_of(html)
+    assert html.count('href="#record-findings"') == 1 and html.count('href="#record-results"') == 2
 
 
 def test_equal_pages_give_equal_bytes(runs, docs):
@@ -81,7 +93,7 @@ def test_equal_pages_give_equal_bytes(runs, docs):
 
 
 def test_pages_that_are_missing_are_left_out_and_none_is_an_error(docs):
-    assert [record.name for record in read(docs)] == ["findings", "results"]
+    assert [record.name for record in read(docs)] == ["findings", "results", "lab/levels"]
     with pytest.raises(ValueError, match=r"records=.*figures: expected a folder with some of findings.md"):
         read(docs / "figures")
 
@@ -102,8 +114,9 @@ def test_the_command_shows_docs_where_there_are_any(runs, docs, monkeypatch, cap
     assert "records=nowhere" in capsys.readouterr().err and not Path("other").exists()
 
 
-def test_this_project_s_pages_are_all_shown_with_every_command(runs):
-    assert [record.name for record in read(DOCS)] == list(NAMES)
+def test_this_project_s_pages_are_all_shown_with_every_command_and_figure(runs):
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in (DOCS / "lab").glob("*.md")}
+    assert {record.name for record in read(DOCS)} == {*NAMES, *pages} and pages == {f"lab/{name}" for name in LAB}
     html = html_of(runs, DOCS)
     page = Balanced()
     page.feed(html)
@@ -112,3 +125,5 @@ def test_this_project_s_pages_are_all_shown_with_every_command(runs):
     for name in NAMES:
         commands = re.findall(r"python -m benchmarks\.\w+ \w+", (DOCS / f"{name}.md").read_text())
         assert commands and all(command in said for command in commands), name
+    for figure in (DOCS / "figures").glob("*.png"):
+        assert base64.b64encode(figure.read_bytes()).decode() in html, f"{figure.name} is on no page that is shown"
