@@ -11,7 +11,7 @@ from torch.nn.functional import leaky_relu, one_hot, softplus
 from gibbsnet.chain import Chain, parse
 from gibbsnet.evaluation.distances import JointDistance
 from gibbsnet.evaluation.scores import switch_rate
-from gibbsnet.evaluation.toys import modes_covered
+from gibbsnet.evaluation.toys import modes_covered, share
 from gibbsnet.graph import AGE, Conditional, Critic
 from gibbsnet.noise import Noise
 from tests.models import critics, graph, module, normal, rows, tabled, tv, unclamped_laws
@@ -229,19 +229,25 @@ def test_the_chain_has_the_enumerated_law(right):
 
 @pytest.fixture(scope="module")
 def long_run():
-    """noise of the codes of eight modes, start, decoder -> scores at i = 0, 1, 3, 10, 100, 1000, and the switch rate."""
+    """noise of the codes of eight modes, start, decoder -> (distance in bands, modes, share of good samples) at i = 0, 1, 3, 10,
+    100, 1000, and the switch rate.  A ninth value of x lies at no mode: no data are there, and no good sample."""
     n, at = 600, (0, 1, 3, 10, 100, 1000)
 
     def run(noise, start="right", decoder="right"):
         q = (1 - noise) * np.eye(8)[np.roll(np.arange(8), 3)] + noise / 8
-        joint = q / 8
-        p = (joint / joint.sum(0)).T if decoder == "right" else np.full((8, 8), 1 / 8)
+        q = np.vstack([q, np.full(8, 1 / 8)])
+        joint = q * np.array([1 / 8] * 8 + [0])[:, None]
+        p = (joint / joint.sum(0)).T if decoder == "right" else np.full((8, 9), 1 / 9)
         r = joint.sum(0) if start == "right" else np.eye(8)[0]
         g = tabled(*(np.maximum(table, 1e-300) for table in (q, p, r)))
         drawn = torch.tensor(np.random.default_rng(0).multinomial(1, joint.ravel(), 2 * n)).argmax(1)
-        real = JointDistance([one_hot(drawn // 8, 8).double(), one_hot(drawn % 8, 8).double()])
+        real = JointDistance([one_hot(drawn // 8, 9).double(), one_hot(drawn % 8, 8).double()])
         walk = dict(enumerate(islice(Chain(["z", "x"], ["z", "x"]).trajectory(g, Noise(1), batch=n), 1001)))
-        found = {i: (real([walk[i]["x"], walk[i]["z"]]) / real.band(), modes_covered(walk[i]["x"])) for i in at}
+
+        def scores(x, z):
+            return real([x, z]) / real.band(), modes_covered(x[:, :8]), share(x[:, :8])
+
+        found = {i: scores(walk[i]["x"], walk[i]["z"]) for i in at}
         return found, switch_rate([walk[i]["x"] for i in range(0, 111, 10)])
 
     return cache(run)
@@ -250,27 +256,30 @@ def long_run():
 def test_9_a_joint_that_is_reached_stays_as_near_as_real_pairs_are(long_run):
     """A finite sample's distance scatters about the band; one that leaves it is at five bands and more, below."""
     found, rate = long_run(0.1)
-    assert all(distance < 1.5 and modes == 8 for distance, modes in found.values())
+    assert all(distance < 1.5 and modes == 8 and good == 1 for distance, modes, good in found.values())
     assert 0.7 < rate < 1, "and its chain goes everywhere"
 
 
 def test_9_and_5_a_wrong_start_is_forgotten_where_there_is_noise_and_never_without(long_run):
     found, _ = long_run(0.1, start="wrong")
     assert found[0][0] > 50 and found[0][1] <= 2
-    assert all(found[i][0] < 1.5 and found[i][1] == 8 for i in (100, 1000))
+    assert all(found[i][0] < 1.5 and found[i][1:] == (8, 1) for i in (100, 1000))
     frozen, rate = long_run(0.0, start="wrong")
-    assert all(distance > 50 and modes == 1 for distance, modes in frozen.values()) and rate == 0
+    assert all(distance > 50 and modes == 1 for distance, modes, _ in frozen.values()) and rate == 0
 
 
 def test_5_a_frozen_chain_passes_for_stable(long_run):
     """From the right start, by every score but the switch rate."""
     found, rate = long_run(0.0)
-    assert all(distance < 1.5 and modes == 8 for distance, modes in found.values()) and rate == 0
+    assert all(distance < 1.5 and modes == 8 and good == 1 for distance, modes, good in found.values()) and rate == 0
 
 
 def test_4_and_9_a_decoder_that_reads_nothing_has_all_the_modes_and_not_the_joint(long_run):
+    """And a ninth of its samples, five standard errors about it, lies at no mode."""
     found, rate = long_run(0.1, decoder="wrong")
-    assert all(distance > 5 and modes == 8 for distance, modes in found.values()) and rate == pytest.approx(1, abs=0.05)
+    assert all(distance > 5 and modes == 8 for distance, modes, _ in found.values())
+    assert all(abs(good - 8 / 9) < 5 * (8 / 81 / 600) ** 0.5 for *_, good in found.values())
+    assert rate == pytest.approx(1, abs=0.05)
 
 
 # 6: without sweeps it is ALI, and HALI, as one writes them in plain torch
