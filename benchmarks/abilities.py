@@ -5,7 +5,7 @@ PART is one of
     labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
-    levels   HALI with three levels, on a diamond, and with one wide level                 (digits)
+    levels   HALI with three levels, on a diamond, with a wide z1, with a narrow z2, and swept by passes  (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
     approach how fast chains forget a wrong start, and whether a learned one helps         (ring)
@@ -60,13 +60,16 @@ PHASES = {
     "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4", "steps=7400"],
 }
 # Not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
-# (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1.
+# (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1. The last two: HALI as README has it, and GibbsNet by
+# its passes, in as much time.
 DEEP = ["experiment=digits_levels"]
 LEVELS = {
     "hali3": [*DEEP, "model=hali3"],
     "diamond": [*DEEP, "model=diamond"],
     "diamond_wide": [*DEEP, "model=diamond", "size.apex=[32]"],
     "hali_wide": [*DEEP, "model=hali", "size.z1=[64]", "game.whiten=0.0"],
+    "hali_narrow": ["experiment=digits_hali"],
+    "passes": ["experiment=digits_passes"],
 }
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
