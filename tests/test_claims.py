@@ -179,6 +179,8 @@ DRAWN = {  # by the chains of a game at N sweeps; z1 given z2 alone is forgotten
     ("gibbsnet2", 1): ["z2|z1", "x|z1", "z1|x,z2"],
     ("gibbsnet2", 3): ["z2|z1", "x|z1", "z1|x,z2"],
     ("hali", 0): ["z2|z1", "x|z1", "z1|z2", "z1|x"],
+    ("gibbsnet2_passes", 1): ["z2|z1", "x|z1", "z1|z2", "z1|x"],
+    ("gibbsnet2_passes", 3): ["z2|z1", "x|z1", "z1|z2", "z1|x"],
 }
 
 
