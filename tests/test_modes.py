@@ -285,7 +285,7 @@ def run(trained):
     return trained("model=gibbsnet2", "mode=daydreaming", "chains.unclamped.dream_every=2")
 
 
-@pytest.fixture(scope="module", params=["hali", "diamond"])
+@pytest.fixture(scope="module", params=["hali", "diamond", "gibbsnet2_passes"])
 def directed(request, trained):
     """A short run of another graph of three levels, whose sweeps go up and down again."""
     return trained(f"model={request.param}")
