@@ -124,7 +124,7 @@ PARTS = {
     ),
     "fills_mnist": Part(
         "Partially clamped chains on MNIST",
-        {"gibbsnet": ["experiment=mnist"], "ali": ["experiment=mnist", "model=ali", "steps=13900"]},
+        {"gibbsnet": ["experiment=mnist"], "ali_floor": ["experiment=mnist", "model=ali", "steps=13900"]},
         "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "levels": Part(

@@ -67,8 +67,9 @@ def test_pages_stand_on_the_page_with_their_tables_commands_and_pictures(runs, d
     page.feed(html)
     assert page.open == [] and len(page.ids) == len(set(page.ids))
     assert len(page.sources) == plain.count("src=") + 1 and all(s.startswith("data:") for s in page.sources)
-    assert '<details id="record-findings" open' in html and '<details id="record-results">' in html
-    assert "<summary><b>What was found</b></summary>" in html and "<summary><b>Lab book: Two levels</b>" in html
+    assert '<details open=""><summary><b>What was found</b></summary><div id="record-findings">' in html
+    assert '<details><summary><b>Results</b></summary><div id="record-results">' in html
+    assert "<summary><b>Lab book: Two levels</b>" in html
     assert "<h3>Claims</h3>" in html
     assert html.count('id="picture-1"') == html.count('href="#picture-1"') == 1, "the second time it is a link"
     said = text_of(html)
@@ -98,15 +99,44 @@ def test_pages_that_are_missing_are_left_out_and_none_is_an_error(docs):
         read(docs / "figures")
 
 
-def test_a_picture_that_is_missing_is_named_and_nothing_is_written(runs, docs):
-    (docs / "figures" / "curve.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"curve\.png"):
+@pytest.mark.parametrize(
+    "address",
+    ["figures/gone.png", "https://example.org/a.png", "data:image/png;base64,AAAA", "../x.png", "lab/levels.md"],
+)
+def test_what_cannot_be_shown_is_one_line_and_nothing_is_written(runs, docs, address):
+    (docs.parent / "x.png").write_bytes((docs / "figures" / "curve.png").read_bytes())
+    (docs / "results.md").write_text(f"![a]({address})")
+    with pytest.raises(
+        ValueError, match=r"results\.md shows .*: expected a PNG file below .*docs; records= leaves"
+    ) as found:
         html_of(runs, docs)
-    assert not (runs.parent / "reports").exists()
+    assert "\n" not in str(found.value) and not (runs.parent / "reports").exists()
 
 
-def test_the_command_shows_docs_where_there_are_any(runs, docs, monkeypatch, capsys):
+def test_a_page_that_is_no_text_is_named(docs):
+    (docs / "results.md").write_bytes(b"\xe9\xff")
+    with pytest.raises(ValueError, match=r"results\.md: expected text in UTF-8"):
+        read(docs)
+
+
+def test_names_with_blanks_links_around_pictures_and_pages_beyond_the_known(runs, docs):
+    save(Figure((2, 1)), docs / "figures" / "my \u00e9.png")
+    (docs / "results.md").write_text("# `R` and *S*\n\n# Again\n\n![b](<figures/my \u00e9.png>)\n")
+    (docs / "lab" / "zoo.md").write_text("[![b](<../figures/my \u00e9.png>)](../findings.md)\n")
+    html = html_of(runs, docs)
+    page = Balanced()
+    page.feed(html)
+    assert page.open == [] and [record.name for record in read(docs)][-1] == "lab/zoo"
+    assert "<b>R and S</b>" in html and "<h3>Again</h3>" in html
+    assert '<a href="#record-findings"><span>picture above: b</span></a>' in html
+
+
+def test_the_command_shows_this_project_s_docs_and_others_where_they_are_named(runs, docs, monkeypatch, capsys):
     monkeypatch.chdir(runs.parent)
+    assert main(["report", "runs", "out=reports"]) == 0
+    assert 'id="records"' not in Path("reports", "index.html").read_text(), "these are another project's"
+    for name in NAMES:
+        (docs / f"{name}.md").touch()
     for said, shown in (([], True), (["records=docs"], True), (["records="], False)):
         assert main(["report", "runs", "out=reports", *said]) == 0
         assert ('id="records"' in Path("reports", "index.html").read_text()) == shown

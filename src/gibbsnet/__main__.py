@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if __name__ == "__main__":
     # A job's warning may come during the long imports, where it would kill: it waits until a training listens (`Stop`).
@@ -31,6 +30,12 @@ EXAMPLES = {
     "sweep": ["sweeps/steps.yaml", "sweeps/bayes.yaml trials=8 steps=2000 tracking.mode=disabled",
               "sweeps/steps.yaml data=ring out=runs/sweeps/ring"],
 }  # fmt: skip
+PAGES = [
+    "",
+    "Keys:",
+    "  out=FOLDER      where the page goes: reports",
+    "  records=FOLDER  pages of recorded results, shown below the runs: this project's docs, where they lie; records= shows none",
+]
 
 
 def usage(command: str | None = None) -> str:
@@ -51,17 +56,18 @@ def usage(command: str | None = None) -> str:
         *["trials=N in all, out=FOLDER; the other keys are every trial's."] * (command == "sweep"),
     ]
     return "\n".join(
-        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else [])]
+        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else PAGES)]
     )
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
     """One command; its modules are imported only now, so that help and mistakes answer at once."""
     if command == "report":
-        from .report import report
+        from .report import report, usual
 
-        folders, out, records = _report_arguments(arguments)
-        print(report(folders[0], out, folders if len(folders) > 1 else None, records))
+        folders, said = _report_arguments(arguments)
+        records = said["records"] or None if "records" in said else usual()
+        print(report(folders[0], said.get("out", "reports"), folders if len(folders) > 1 else None, records))
         return
     if command == "sweep":
         from .sweep import sweep
@@ -80,19 +86,12 @@ def _run_of(arguments: Sequence[str]) -> str:
     return named[-1]  # as everywhere the last one counts
 
 
-def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], str, str | None]:
-    """The folders to look in, where the page goes, and the folder of recorded results, if there is one."""
+def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The folders to look in, and what was said of out= and records=."""
     said = dict(a.split("=", 1) for a in arguments if "=" in a)
     if unknown := [key for key in said if key not in ("out", "records")]:
-        raise ConfigError(
-            f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER (pages of recorded results)"
-        )
-    usual = "docs" if Path("docs", "findings.md").exists() else ""
-    return (
-        [a for a in arguments if "=" not in a] or ["runs"],
-        said.get("out", "reports"),
-        said.get("records", usual) or None,
-    )
+        raise ConfigError(f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER")
+    return [a for a in arguments if "=" not in a] or ["runs"], said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,11 @@ from gibbsnet.plots import write
 from gibbsnet.report import sweeps
 from gibbsnet.report.page import page
 from gibbsnet.report.records import read as read_records
+from gibbsnet.report.records import usual
 from gibbsnet.report.runs import Run, find, read
 from gibbsnet.report.scores import compare, reference_spreads, rows, spreads
 
+__all__ = ["report", "usual"]
 COLUMNS = ("experiment", "data", "metric", "kind", "name", "seeds", "median", "lowest", "highest")
 
 
@@ -30,8 +32,8 @@ def report(
         runs: run folders, or folders above them, in place of `folder`.
         records: a folder of pages with results, such as this project's docs, which are shown below the runs.
 
-    Raises ValueError if there is no run, or no page of results in `records`; runs that are unfinished or damaged are listed on
-    the page with the reason.
+    Raises ValueError if there is no run, or `records` holds no pages that can be shown; runs that are unfinished or damaged are
+    listed on the page with the reason.
     """
     places = [Path(folder)] if runs is None else [Path(run) for run in runs]
     swept = [sweeps.read(found) for found in sorted({found for place in places for found in sweeps.find(place)})]

@@ -112,7 +112,7 @@ figcaption { font-size: .88rem; color: var(--muted); margin-bottom: .6rem; }
 .card.wide img:focus { width: 96vw; }
 
 .records > details { border-bottom: 1px solid var(--rule); padding: .4rem 0; }
-.records > details > :not(summary) { margin-left: 1rem; }
+.records > details > div { margin-left: 1rem; }
 .records table { display: block; overflow-x: auto; margin: 0 0 1rem; font-size: .86rem; }
 .records thead th { text-align: left; }
 .records td { white-space: normal; min-width: 0; text-align: left; }
