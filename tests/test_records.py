@@ -89,10 +89,6 @@ def test_links_lead_to_what_is_shown_and_else_nowhere(runs, docs):
     assert html.count('href="#record-findings"') == 1 and html.count('href="#record-results"') == 2
 
 
-def test_equal_pages_give_equal_bytes(runs, docs):
-    assert html_of(runs, docs) == html_of(runs, docs)
-
-
 def test_pages_that_are_missing_are_left_out_and_none_is_an_error(docs):
     assert [record.name for record in read(docs)] == ["findings", "results", "lab/levels"]
     with pytest.raises(ValueError, match=r"records=.*figures: expected a folder with some of findings.md"):

@@ -30,7 +30,7 @@ EXAMPLES = {
     "sweep": ["sweeps/steps.yaml", "sweeps/bayes.yaml trials=8 steps=2000 tracking.mode=disabled",
               "sweeps/steps.yaml data=ring out=runs/sweeps/ring"],
 }  # fmt: skip
-PAGES = [
+REPORT_KEYS = [
     "",
     "Keys:",
     "  out=FOLDER      where the page goes: reports",
@@ -56,7 +56,7 @@ def usage(command: str | None = None) -> str:
         *["trials=N in all, out=FOLDER; the other keys are every trial's."] * (command == "sweep"),
     ]
     return "\n".join(
-        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else PAGES)]
+        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else REPORT_KEYS)]
     )
 
 

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from gibbsnet.report.html import Markup, raw, tag
+from gibbsnet.report.runs import is_png
 
 # Of the pages, in the order in which they are shown: plain words, every number, and the lab book; then what else lies in lab/.
 NAMES = ("findings", "results", "comparison", "stability", "abilities")
@@ -19,7 +20,6 @@ ABOUT = (
     "What was found with this code in longer runs than those above, and recorded: in plain words; then every number with the "
     "command that makes it again; then the lab book: what was expected, run and seen, with its pictures."
 )
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Record(NamedTuple):
@@ -73,12 +73,11 @@ def _picture(folder: Path, page: Path, address: str) -> bytes:
     """A picture's bytes; what lies elsewhere is not taken into a page that may be passed on."""
     path = page.parent / unquote(address)
     inside = path.resolve().is_relative_to(folder.resolve()) and path.is_file()
-    content = path.read_bytes() if inside else b""
-    if not content.startswith(PNG):
+    if not (inside and is_png(path)):
         raise ValueError(
             f"{page} shows {address[:80]!r}: expected a PNG file below {folder}; records= leaves the pages out"
         )
-    return content
+    return path.read_bytes()
 
 
 def shown_records(records: Sequence[Record], image: Callable[[bytes, str], Markup]) -> Markup | None:

@@ -165,10 +165,15 @@ def _row(name: str, number: int, line: str) -> dict[str, Any]:
 def _figures(folder: Path) -> dict[str, Path]:
     files = {path.stem: path for path in sorted(folder.glob("*.png"))}
     for path in files.values():
-        with path.open("rb") as file:
-            if file.read(8) != b"\x89PNG\r\n\x1a\n":
-                raise Damaged(f"{folder.name}/{path.name} is no PNG")
+        if not is_png(path):
+            raise Damaged(f"{folder.name}/{path.name} is no PNG")
     return files
+
+
+def is_png(path: Path) -> bool:
+    """Whether a file begins as a PNG does."""
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 def _line(reason: Exception) -> str:
