@@ -4,11 +4,13 @@ DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long)
 same networks, bounds, critic, losses and average of the weights, and equal time: a step count each, from the CPU milliseconds of
 their steps, interleaved, in one thread (`clock=20`: 20 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what
 came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md,
-docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there.  With `pictures=1`
-nothing is recorded: the models' samples, t-SNEs and latent planes of the first seed are laid side by side, beside_DATA_*.png.
-A run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
+docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there, and what has further
+settings is a table of its own.  With `pictures=1` nothing is recorded: the models' samples, t-SNEs and latent planes of the
+first seed are laid side by side, beside_DATA_*.png.  A run that is finished is not run again; run folders:
+runs/compare/DATA/MODEL/SEED.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,11 +154,21 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
     return {"seeds": list(seeds), "settings": list(more), "models": models}
 
 
+def title(data: str, more: Sequence[str]) -> str:
+    """What a table is recorded under: other settings make another one."""
+    return " ".join([data, *more])
+
+
+def figure(kind: str, data: str, found: Mapping) -> Path:
+    """Where a table's figure stands."""
+    return Path("docs", "figures", re.sub(r"\W+", "_", f"{kind}_{title(data, found['settings'])}") + ".png")
+
+
 def draw(data: str, found: Mapping) -> None:
-    """docs/figures/comparison_DATA.png and memory_DATA.png."""
-    runs.redraw(data, found["models"], Path("docs", "figures", f"comparison_{data}.png"))
-    if figure := over_memory(data, found):
-        plots.save(figure, Path("docs", "figures", f"memory_{data}.png"))
+    """A table's curves over the steps of the chain, and its distance over memory."""
+    runs.redraw(data, found["models"], figure("comparison", data, found))
+    if drawn := over_memory(data, found):
+        plots.save(drawn, figure("memory", data, found))
 
 
 def over_memory(data: str, found: Mapping) -> Figure | None:
@@ -174,19 +186,20 @@ def kept(found: Mapping[str, float], data: str) -> dict[str, float]:
 def section(data: str, found: Mapping) -> list[str]:
     """A data set's part of docs/comparison.md."""
     models = found["models"]
-    text = [f"## {data}", "", f"`{command(f'compare {data}', found, STEPS[data])}`", ""]
+    text = [f"## {title(data, found['settings'])}", "", f"`{command(f'compare {data}', found, STEPS[data])}`", ""]
     text += [*table({m: summary(seeds) for m, seeds in models.items()}, rows(data)), ""]
     if BASE in models and len(models) > 1:
         differences = {m: summary(paired(seeds, models[BASE])) for m, seeds in models.items() if m != BASE}
         compared = [row for row in rows(data) if row not in BAND and not row.startswith("train/")]
         text += [f"Less {BASE}, seed by seed:", "", *table(differences, compared, sign="+"), ""]
-    text += [f"![{data}](figures/comparison_{data}.png)", ""]
-    return [*text, f"![{data}](figures/memory_{data}.png)", ""] if over_memory(data, found) else text
+    kinds = ["comparison", *(["memory"] if over_memory(data, found) else [])]
+    return text + [line for kind in kinds for line in (f"![{data}](figures/{figure(kind, data, found).name})", "")]
 
 
 def page(record: Mapping) -> list[str]:
     """docs/comparison.md."""
-    parts = [line for data in DATA if data in record for line in section(data, record[data])]
+    tables = sorted(record, key=lambda name: (DATA.index(name.split()[0]), name))
+    parts = [line for name in tables for line in section(name.split()[0], record[name])]
     return [*head("ALI against GibbsNet"), *parts]
 
 
@@ -210,8 +223,8 @@ def main(arguments: Sequence[str]) -> None:
         print(*gallery(runs_of, Path("docs", "figures", f"beside_{data}")), sep="\n")
         return
     found = measure(data, models, seeds, more)
-    if record := runs.keep(Path("docs", "comparison.json"), data, found, STEPS[data]):
-        found = record[data]
+    if record := runs.keep(Path("docs", "comparison.json"), title(data, more), found, STEPS[data]):
+        found = record[title(data, more)]
         Path("docs", "comparison.md").write_text("\n".join(page(record)))
         draw(data, found)
     print("\n".join(section(data, found)))

@@ -184,7 +184,7 @@ def short(monkeypatch):
 def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, tmp_path, capsys):
     wanted = ["ring", "seeds=1,2", "models=ali_floor,gibbsnet", *short]
     compare.main(wanted)
-    record = json.loads((tmp_path / "docs/comparison.json").read_text())["ring"]
+    record = json.loads((tmp_path / "docs/comparison.json").read_text())[compare.title("ring", short)]
     share = {m: [s["samples/share"] for s in seeds] for m, seeds in record["models"].items()}
     assert record["seeds"] == [1, 2] and all(len(s) == 2 for s in share.values())
     pictured = {"chain/1/sliced_wasserstein", "reference/test/share"}  # and not in the table
@@ -194,7 +194,9 @@ def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, t
     low, high = (f"{d:+.4g}" for d in differences)
     row = next(line for line in page.partition("Less ali_floor")[2].splitlines() if "samples/share" in line)
     assert (f"[{low} .. {high}]" in row) == (low != high) and "ali_floor" not in row
-    assert (tmp_path / "docs/figures/comparison_ring.png").stat().st_size < 200 * 1024
+    assert compare.figure("memory", "ring", {"settings": []}).name == "memory_ring.png"
+    drawn = tmp_path / compare.figure("comparison", "ring", record)
+    assert drawn.stat().st_size < 200 * 1024 and f"](figures/{drawn.name})" in page
     monkeypatch.setattr(runs, "evaluate", lambda config: pytest.fail("evaluated again"))
     compare.main(wanted)
     assert (tmp_path / "docs/comparison.md").read_text() == page
@@ -260,20 +262,42 @@ def test_a_row_of_pictures_is_narrowed_until_it_is_small_enough(tmp_path):
 def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(short, tmp_path, capsys):
     def ring(*arguments):
         compare.main(["ring", *arguments, *short])
-        return json.loads((tmp_path / "docs/comparison.json").read_text())["ring"], capsys.readouterr().out
+        return json.loads((tmp_path / "docs/comparison.json").read_text()), capsys.readouterr().out
 
+    name = compare.title("ring", short)
     first, said = ring("seeds=1", "models=ali_floor")
     assert "benchmarks.compare ring seeds=1 models=ali_floor every.log=2" in said and "'evaluation.steps=[0,1]'" in said
     both, said = ring("seeds=1", "models=gibbsnet")
-    assert both["models"].keys() == {"ali_floor", "gibbsnet"} and "models=ali_floor,gibbsnet" in said
-    assert both["models"]["ali_floor"] == first["models"]["ali_floor"]
+    assert both.keys() == {name} and "models=ali_floor,gibbsnet" in said
+    assert both[name]["models"].keys() == {"ali_floor", "gibbsnet"}
+    assert both[name]["models"]["ali_floor"] == first[name]["models"]["ali_floor"]
     page = (tmp_path / "docs/comparison.md").read_text()
-    picture = (tmp_path / "docs/figures/comparison_ring.png").read_bytes()
-    for arguments in (["seeds=2", "models=gibbsnet"], ["seeds=1", "models=gibbsnet", "evaluation.seed=1"]):
-        kept, said = ring(*arguments)
-        assert kept == both and said.count("not written: docs/comparison.json has ring") == 1 and arguments[0] in said
+    picture = (tmp_path / compare.figure("comparison", "ring", both[name])).read_bytes()
+    kept, said = ring("seeds=2", "models=gibbsnet")
+    assert kept == both and said.count(f"not written: docs/comparison.json has {name}") == 1 and "seeds=2" in said
     assert (tmp_path / "docs/comparison.md").read_text() == page
-    assert (tmp_path / "docs/figures/comparison_ring.png").read_bytes() == picture
+    assert (tmp_path / compare.figure("comparison", "ring", both[name])).read_bytes() == picture
+
+
+def test_other_settings_make_a_table_of_their_own(tmp_path, monkeypatch, capsys):
+    """Beside the first one, whatever their seeds and models are, with figures of its own."""
+    monkeypatch.setattr(compare, "measure", lambda data, models, seeds, more: {
+        "seeds": list(seeds), "settings": list(more),
+        "models": {m: [{"chain/0/share": s, "chain/1/share": s / 2} for s in seeds] for m in models},
+    })  # fmt: skip
+    compare.main(["ring", "seeds=1,2", "models=ali"])
+    compare.main(["ring", "seeds=3", "models=gibbsnet", "trainer.precision=bf16-mixed"])
+    record = json.loads((tmp_path / "docs/comparison.json").read_text())
+    assert {name: (found["seeds"], [*found["models"]]) for name, found in record.items()} == {
+        "ring": ([1, 2], ["ali"]),
+        "ring trainer.precision=bf16-mixed": ([3], ["gibbsnet"]),
+    }
+    compare.main(["grid", "seeds=3", "models=ali"])
+    page = (tmp_path / "docs/comparison.md").read_text()
+    assert re.findall("## (.*)", page) == ["ring", "ring trainer.precision=bf16-mixed", "grid"]
+    figures = re.findall(r"\]\(figures/(.*)\)", page)
+    assert "comparison_ring.png" in figures and len(set(figures)) == 3
+    assert {p.name for p in (tmp_path / "docs/figures").iterdir()} == set(figures)
 
 
 def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
