@@ -46,7 +46,7 @@ ALI = ["model=ali", "chains.unclamped.steps=0"]
 PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
-# Contender -> its settings over conf/experiment/DATA.yaml. "{own}" is the floor under q's scale that ALI has there, "{floor}"
+# Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
 # GibbsNet's, "{steps}" its number of sweeps as published.
 CONTENDERS = {
     "ali": [*ALI, "size.floor={own}"],
@@ -76,7 +76,7 @@ CALLED = {"gibbsnet": "gibbsnet_published"}
 SWEEPS = {"ring": "1", "grid": "[0,1]", "digits": "[0,3]", "mnist": "[0,3]", "cifar10": "[0,3]"}
 # As deep as GibbsNet's chain there.
 SWEPT = {"ring": "untied", "grid": "untied", "digits": "untied3", "mnist": "untied3", "cifar10": "untied3"}
-# ALI's own, GibbsNet's; on CIFAR-10 they are one. On the grid GibbsNet's was .2 until gibbsnet_sharp, which ships there since.
+# ALI's own, GibbsNet's; on CIFAR-10 they are one. On the grid GibbsNet's was .2 until gibbsnet_sharp.
 FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.2), "digits": (0.15, 0.7), "mnist": (0.3, 0.5), "cifar10": (0.5, 0.5)}
 # What is compared on a data set, and how long each is trained.
 # `equal_time` of milliseconds before they were rounded to the tenths in docs/lab/comparison.md, fixed before any run. From the
@@ -94,10 +94,10 @@ DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 1200
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "untied": 6400, "gibbsnet_sharp": 10000}  # fmt: skip
-# gibbsnet_sharp is what the experiment holds, and costs what that costs; on CIFAR-10 both floors are one, so it is left out.
-# Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone. gibbsnet_cycle_late sweeps for 900 steps.
-# On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed there, nor on CIFAR-10, nor there
-# gibbsnet_short and gibbsnet_mixed: estimates.
+# gibbsnet_sharp is what the experiment holds (grid_plain on the grid), and costs what that costs; on CIFAR-10 both floors are
+# one, so it is left out. Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone. gibbsnet_cycle_late
+# sweeps for 900 steps. On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed there, nor on
+# CIFAR-10, nor there gibbsnet_short and gibbsnet_mixed: estimates.
 # CIFAR-10: of milliseconds on a GPU; a twentieth of the published recipe's 200,000.
 CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 10000, "gibbsnet_persistent": 6200,
            "gibbsnet_cycle": 5700, "gibbsnet_short": 7100, "gibbsnet_mixed": 6400,
@@ -131,7 +131,13 @@ def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
     own, floor = FLOORS[examples]
     words = {"own": own, "floor": floor, "untied": SWEPT[examples], "steps": SWEEPS[examples]}
     chosen = [s.format(**words) for s in CONTENDERS[model]]
-    return [f"experiment={data}", f"data={examples}", *chosen, f"model.name={CALLED.get(model, model)}", *more]
+    return [
+        f"experiment={runs.experiment(data)}",
+        f"data={examples}",
+        *chosen,
+        f"model.name={CALLED.get(model, model)}",
+        *more,
+    ]
 
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:

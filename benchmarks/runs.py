@@ -26,6 +26,11 @@ def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], 
     return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 
 
+def experiment(data: str) -> str:
+    """What contenders on a data set differ from; on the grid that ships with a cycle loss, which is a contender."""
+    return {"grid": "grid_plain"}.get(data, data)
+
+
 def asked(arguments: Sequence[str], of: str = "", **defaults: str | int) -> tuple[list[Path], dict]:
     """The folders of run=FOLDER, and the command line's key=value over the defaults, an integer where that is one.
 

@@ -13,7 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.runs import command, flat, head, keep, options, redraw, several, spread_seeds, summary, table, trained
+from benchmarks.runs import (
+    command,
+    experiment,
+    flat,
+    head,
+    keep,
+    options,
+    redraw,
+    several,
+    spread_seeds,
+    summary,
+    table,
+    trained,
+)
 from gibbsnet.config import folder
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate
@@ -53,7 +66,7 @@ def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
 def settings(data: str, variant: str) -> list[str]:
     """A variant's command line, without its seed: the experiment, whose N does not rise but where the variant says so."""
     of = [*VARIANTS[variant], f"model.name={variant}"]
-    return [f"experiment={data}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *of]
+    return [f"experiment={experiment(data)}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *of]
 
 
 def place(data: str, variant: str, seed: int) -> Path:

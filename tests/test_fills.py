@@ -344,14 +344,35 @@ def test_a_mix_holds_one_half_of_each_image_and_the_other_half_of_the_next(run):
         assert torch.equal(state["x"], given["x"])
 
 
-def test_a_channel_is_filled_and_the_others_stay_bit_equal():
-    made, chain = (
-        graph({**PAIR, "x": {**PAIR["x"], "shape": [3, 4, 4]}}),
-        Chain(GIBBS[1].start, GIBBS[1].blocks, mode=HELD),
-    )
-    x, missing = normal(B, 3, 4, 4), hole("left", (3, 4, 4), B, Noise(0), channels=[1])
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("channels", [None, [1]])
+@pytest.mark.parametrize("kind", HOLES)
+def test_a_hole_in_images_is_filled_and_the_rest_stays_bit_equal(kind, channels, listens):
+    """Step by step, in all of the channels or in one of them."""
+    made = graph({**PAIR, "x": {**PAIR["x"], "shape": [3, 4, 4]}})
+    chain = Chain(GIBBS[1].start, GIBBS[1].blocks, mode=HELD)
+    chain = Attentive(chain, {"x": 0.5}) if listens else chain
+    x, missing = normal(B, 3, 4, 4), hole(kind, (3, 4, 4), B, Noise(0), channels=channels)
     for state in islice(chain.trajectory(made, Noise(0), {"x": x}, {"x": ~missing}, B), 5):
         assert torch.equal(state["x"][~missing], x[~missing]) and (state["x"][missing] != x[missing]).all()
+
+
+def test_parts_of_several_variables_are_held_at_once():
+    """Half of an image and half of a latent, two masks; and half of an image beside its label, whole."""
+    m = module("gibbsnet", "ring")
+    given = {"x": normal(B, 2), "z": normal(B, 2)}
+    seen = {v: ~hole(kind, (2,), B, Noise(0)) for v, kind in (("x", "left"), ("z", "right"))}
+    for state in islice(m.fill(given, seen, 0), 5):
+        for v, mask in seen.items():
+            assert torch.equal(state[v][mask], given[v][mask]) and not (state[v] == given[v])[~mask].any()
+    m = module("labelled", "digits")
+    given = {"x": normal(B, 1, 8, 8).clamp(-1, 1), "y": torch.arange(B) % 10}
+    seen = {"x": ~hole("bottom", (1, 8, 8), B, Noise(0))}
+    states = list(islice(m.fill(given, seen, 0), 5))
+    for state in states:
+        assert torch.equal(state["x"][seen["x"]], given["x"][seen["x"]])
+        assert torch.equal(state["y"], states[0]["y"]) and torch.equal(state["y"].argmax(-1), given["y"])
+        assert not (state["x"] == given["x"])[~seen["x"]].any()
 
 
 def test_any_mask_comes_from_a_file(run, tmp_path):
