@@ -27,6 +27,7 @@ from pathlib import Path
 from benchmarks import approach, fill, labels, settle, stability
 from benchmarks.contenders import clock, equal_time
 from benchmarks.runs import (
+    REFERENCES,
     command,
     finished,
     flat,
@@ -75,7 +76,7 @@ TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
     "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",
     *(f"chain/{i}/class_frechet_ratio" for i in (3, 100, 1000)), "chain/switch_rate", "latent/*/probe_accuracy",
-    "reconstruction/*/mse", "reconstruction/*/same_class",
+    "reconstruction/*/mse", "reconstruction/*/same_class", *REFERENCES,
 ]  # fmt: skip
 LABELLED = [
     *(f"asked/{i}" for i in STEPS), *(f"joint/{i}/agreement" for i in STEPS), "joint/3/shuffled", "classified/*",
@@ -193,13 +194,8 @@ def measure(part: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
 def section(part: str, found: Mapping) -> list[str]:
     """A part of docs/abilities.md."""
     columns = {m: summary(seeds) for m, seeds in found["models"].items()}
-    rows = [
-        row
-        for row in PARTS[part].rows
-        if any(n in column for n in matches(row, columns) for column in columns.values())
-    ]
     made = command(f"abilities {part}", found, PARTS[part].models)
-    return [f"## {PARTS[part].title}", "", f"`{made}`", "", *table(columns, rows), ""]
+    return [f"## {PARTS[part].title}", "", f"`{made}`", "", *table(columns, PARTS[part].rows), ""]
 
 
 def page(record: Mapping) -> list[str]:

@@ -95,9 +95,9 @@ MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "untied": 6400, "gibbsnet_sharp": 10000}  # fmt: skip
 # gibbsnet_sharp is what the experiment holds (grid_plain on the grid), and costs what that costs; on CIFAR-10 both floors are
-# one, so it is left out. Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone. gibbsnet_cycle_late
-# sweeps for 900 steps. On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed there, nor on
-# CIFAR-10, nor there gibbsnet_short and gibbsnet_mixed: estimates.
+# one, so it is left out. Those with a cycle loss under ALI's floor cost what the loss adds; on the grid alone.
+# gibbsnet_cycle_late sweeps for 900 steps. On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed
+# there, nor on CIFAR-10, nor there gibbsnet_short and gibbsnet_mixed: estimates.
 # CIFAR-10: of milliseconds on a GPU; a twentieth of the published recipe's 200,000.
 CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 10000, "gibbsnet_persistent": 6200,
            "gibbsnet_cycle": 5700, "gibbsnet_short": 7100, "gibbsnet_mixed": 6400,
@@ -114,12 +114,11 @@ IMAGES = ["samples/class_score", "samples/class_frechet_ratio",
           "chain/1000/classes", *EVERYWHERE]  # fmt: skip
 TOYS = ["samples/modes", "samples/share", "samples/sliced_wasserstein",
         *(f"chain/{i}/{name}" for name in ("modes", "share", "joint_distance") for i in AT), *EVERYWHERE]  # fmt: skip
-BAND = ["reference/test/joint_distance", "reference/test/joint_distance_shuffled"]
 
 
 def rows(data: str) -> list[str]:
     """What is compared."""
-    return [*(TOYS if data in ("ring", "grid") else IMAGES), *BAND]
+    return [*(TOYS if data in ("ring", "grid") else IMAGES), *runs.REFERENCES]
 
 
 def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
@@ -196,7 +195,7 @@ def section(data: str, found: Mapping) -> list[str]:
     text += [*table({m: summary(seeds) for m, seeds in models.items()}, rows(data)), ""]
     if BASE in models and len(models) > 1:
         differences = {m: summary(paired(seeds, models[BASE])) for m, seeds in models.items() if m != BASE}
-        compared = [row for row in rows(data) if row not in BAND and not row.startswith("train/")]
+        compared = [row for row in rows(data) if not row.startswith(("reference/", "train/"))]
         text += [f"Less {BASE}, seed by seed:", "", *table(differences, compared, sign="+"), ""]
     kinds = ["comparison", *(["memory"] if over_memory(data, found) else [])]
     return text + [line for kind in kinds for line in (f"![{data}](figures/{figure(kind, data, found).name})", "")]

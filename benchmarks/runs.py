@@ -26,6 +26,17 @@ def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], 
     return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 
 
+# What scores have to be held against; a record has those of its data.
+REFERENCES = [
+    "reference/test/class_score", "reference/gaussian/class_score", "reference/test/class_frechet_ratio",
+    *(f"reference/test/{name}" for name in ("modes", "share", "sliced_wasserstein")),
+    *(f"reference/{name}" for name in ("mean_image/mse", "mean_image/same_class", "raw_pixels/probe_accuracy")),
+    *(f"reference/pca/*/{name}" for name in ("mse", "same_class", "probe_accuracy")),
+    "reference/untrained_encoder/*/probe_accuracy",
+    "reference/test/joint_distance", "reference/test/joint_distance_shuffled",
+]  # fmt: skip
+
+
 def experiment(data: str) -> str:
     """What contenders on a data set differ from; on the grid that ships with a cycle loss, which is a contender."""
     return {"grid": "grid_plain"}.get(data, data)
@@ -226,11 +237,14 @@ def paired(seeds: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, f
 
 
 def table(columns: Mapping[str, Mapping], rows: Sequence[str], sign: str = "") -> list[str]:
-    """Markdown: a row per metric (a '*' stands for each latent), a column per model, median [least .. greatest].
+    """Markdown: a row per metric that any model has (a '*' stands for each latent), a column per model.
 
+    columns: model -> its `summary`; a cell is median [least .. greatest].
     sign: "+" shows that of positive numbers too.
     """
-    expanded = [name for row in rows for name in matches(row, columns)]
+    expanded = [
+        name for row in rows for name in matches(row, columns) if any(name in column for column in columns.values())
+    ]
     lines = ["| metric | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     return lines + [f"| {n} | " + " | ".join(cell(c.get(n), sign) for c in columns.values()) + " |" for n in expanded]
 

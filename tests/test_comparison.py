@@ -300,6 +300,20 @@ def test_other_settings_make_a_table_of_their_own(tmp_path, monkeypatch, capsys)
     assert {p.name for p in (tmp_path / "docs/figures").iterdir()} == set(figures)
 
 
+def test_a_table_has_the_references_that_any_model_has():
+    models = {
+        "a": [{"samples/class_score": 9.0, "reference/test/class_score": 9.5}] * 2,
+        "b": [{"samples/class_score": 8.0, "reference/pca/z/mse": 0.01}, {"samples/class_score": 8.5}],
+        "c": [{"samples/class_score": 7.0, "reference/untrained_encoder/z2/probe_accuracy": 0.1}],
+    }
+    lines = runs.table({m: runs.summary(seeds) for m, seeds in models.items()}, compare.rows("digits"))
+    assert lines[2:] == [
+        "| samples/class_score | 9 | 8.25 [8 .. 8.5] | 7 |",
+        "| reference/test/class_score | 9.5 | - | - |",
+        "| reference/untrained_encoder/z2/probe_accuracy | - | - | 0.1 |",
+    ], "what one seed lacks is nobody's median"
+
+
 def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
     def kept(seed, *models):
         found = {"seeds": [seed], "settings": [], "models": {m: [{"seed": seed}] for m in models}}
