@@ -43,6 +43,7 @@ results: install
 		$(BIN)/python -m benchmarks.compare $$data models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=1 || exit 1; done
 	$(BIN)/python -m benchmarks.compare grid models=ali,gibbsnet_sharp,ali_cycle,gibbsnet_cut,untied pictures=1
 	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
+	$(BIN)/python -m benchmarks.drift $(foreach seed,21 22 23 24 25,run=runs/compare/digits/gibbsnet_shift/$(seed))
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	for part in labels fills fills_mnist levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
