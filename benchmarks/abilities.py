@@ -5,6 +5,7 @@ PART is one of
     labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
+    fills_labels  the same by a model with labels, that are held too                      (digits)
     levels   HALI with three levels, on a diamond, with a wide z1, with a narrow z2, and swept by passes  (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
@@ -85,6 +86,7 @@ LABELLED = [
     *(f"edits/{a}/*/{score}" for a in ATTRIBUTES for score in ("changed", "class_kept", "others_kept")),
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
+TOLD = [f"labelled_{row}" for row in FILLED]
 FILLED += [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
 PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
 WANDERED = ("alarms", "same_0", "same_10", f"same_{settle.SWEEPS - 1}", f"mse_{settle.SWEEPS - 1}")
@@ -127,6 +129,10 @@ PARTS = {
         "Partially clamped chains on MNIST",
         {"gibbsnet": ["experiment=mnist"], "ali_floor": ["experiment=mnist", "model=ali", "steps=13900"]},
         "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
+    ),
+    "fills_labels": Part(
+        "Partially clamped chains that know the label", {"labels": ["experiment=labels"]}, "1,2,3",
+        [*TOLD, *FILLED, *TRAINED], fill.measure, "fill.json", "labelled_right",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]

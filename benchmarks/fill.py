@@ -1,7 +1,8 @@
 """How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0]
 
 Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
-test split; and what they draw of two images' halves side by side.  Writes <run>/fill.json and prints the tables of each.
+test split; what they draw of two images' halves side by side; and, by a model with labels, fills that know the image's label,
+against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.
 """
 
 import sys
@@ -27,6 +28,9 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
     judge, options = prepare(config), {"images": images, "seed": seed}
     scores = evaluate_fills(module, data.data, judge, **options)
     scores |= {f"mix_{hole}": rows for hole, rows in evaluate_mixes(module, data.data, judge, **options).items()}
+    if "y" in module.labels:
+        told = evaluate_fills(module, data.data, judge, **options, labelled=True)
+        scores |= {f"labelled_{hole}": rows for hole, rows in told.items()}
     write_json(scores, run / "fill.json")
     return scores
 

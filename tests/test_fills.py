@@ -18,7 +18,7 @@ from gibbsnet.chain import Attentive, Chain, Stance
 from gibbsnet.classifier import load_judge
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
-from gibbsnet.evaluation import evaluate_fills, evaluate_mixes
+from gibbsnet.evaluation import evaluate_fills, evaluate_mixes, fills
 from gibbsnet.evaluation.fills import mixed, nearest, ridge, scores
 from gibbsnet.noise import Noise
 from gibbsnet.train import load_run
@@ -269,6 +269,35 @@ def test_every_filler_is_scored(judges):
     assert found["plain 1"] != found["plain 0"] and found["plain 0"]["diversity"] > 0 == found["mean"]["diversity"]
     again = evaluate_fills(m, data, judge, holes=["left"], steps=[0, 1], images=40, dreams=20)["left"]
     assert again == found
+
+
+def test_a_label_is_held_and_told_to_the_references(judges, monkeypatch):
+    m = module("labelled", "digits").float()
+    data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
+    given, fill_of = [], type(m).fill
+    monkeypatch.setattr(
+        type(m), "fill", lambda self, values, *rest: given.append(values) or fill_of(self, values, *rest)
+    )
+    options = {"holes": ["left"], "steps": [0, 1], "images": 40, "dreams": 20}
+    plain, told = (evaluate_fills(m, data, judge, **options, labelled=labelled)["left"] for labelled in (False, True))
+    assert [set(values) for values in given] == [{"x"}] * 2 + [{"x", "y"}] * 2
+    assert told.keys() == plain.keys() and told["real"] == plain["real"]
+    asked = given[-1]["y"].view(fills.FILLS, 40)
+    assert torch.equal(asked, asked[:1].expand_as(asked)) and len(asked[0].unique()) == 10
+    read = judge(given[-1]["x"][:40]).argmax(1)
+    assert (read == asked[0]).double().mean() > 0.9, "of the images that they stand beside"
+    assert told["mean"]["mse"] < plain["mean"]["mse"] and told["mean"]["class_kept"] > plain["mean"]["class_kept"] + 0.2
+
+
+def test_references_that_know_the_label_are_those_of_its_class():
+    known, labels = torch.randn(60, 1, 4, 4), torch.arange(60) % 3
+    x, y = torch.randn(9, 1, 4, 4), torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1])
+    missing = hole("random", (1, 4, 4), 9, Noise(0))
+    found = dict(fills.by_class(known, labels, x, y, missing))
+    assert found.keys() == {"real", "mean", "nearest", "ridge"}
+    for k in range(9):
+        alone = dict(fills.references(known[labels == y[k]], x[k : k + 1], missing[k : k + 1]))
+        assert all(torch.allclose(found[name][k], fill[0], atol=1e-12) for name, fill in alone.items())
 
 
 def test_scores_of_mixes_by_hand():

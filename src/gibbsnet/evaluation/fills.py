@@ -17,8 +17,9 @@ from the chain's latents, K times:
     class_score   of all that is drawn
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ KNOWN = 1000  # training images that say how far x lies from its mean
 @torch.no_grad()
 def evaluate_fills(
     module, data: DataSet, judge: Judge, *, holes: Sequence[str] = HOLES, steps: Sequence[int] = STEPS, images: int = 360,
-    dreams: int = 2000, seed: int = 0
+    dreams: int = 2000, seed: int = 0, labelled: bool = False
 ) -> dict:  # fmt: skip
     """hole -> what fills -> scores: "plain" and "attentive" chains after some sweeps, and "mean", "nearest", "ridge", "real".
 
@@ -49,13 +50,16 @@ def evaluate_fills(
         data: its images; holes are cut into the first `images` of the test split, references are fitted to the rest.
         judge: the data set's classifier.
         dreams: that an attentive chain chooses its start from.
+        labelled: an image's label is held beside what is seen of it, by a module with a variable y; references are then those
+            among images of that label.
     """
-    x, known, scale = _examples(module, data, images, seed)
+    x, y, known, labels, scale = _examples(module, data, images, seed)
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
-        rows = {name: fill[None] for name, fill in references(known, x, missing)}
-        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed))
+        told = by_class(known, labels, x, y, missing) if labelled else references(known, x, missing)
+        rows = {name: fill[None] for name, fill in told}
+        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, {"y": y} if labelled else {}))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
     return result
 
@@ -68,7 +72,7 @@ def evaluate_mixes(
     """hole -> what is drawn of a mix of each test image and the next, whose part the hole has -> scores: by "plain" and
     "attentive" chains after some sweeps; the "mean" of, and the "nearest" among, training and validation images, and the mix as
     it is "pasted".  Arguments as above."""
-    x, known, scale = _examples(module, data, images, seed)
+    x, _, known, _, scale = _examples(module, data, images, seed)
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
@@ -81,18 +85,26 @@ def evaluate_mixes(
     return result
 
 
-def _examples(module, data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Test images, those of training and validation, and the scale that attentive chains listen with."""
-    x = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))[0]
-    known = torch.cat([part for part, _ in batches(data, data.development, (seed, "fills", "known"))])
-    return x, known, module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
+def _examples(module, data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Test images and their labels, those of training and validation, and the scale that attentive chains listen with."""
+    x, which = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))
+    parts, indices = zip(*batches(data, data.development, (seed, "fills", "known")), strict=True)
+    known = torch.cat(parts)
+    scale = module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
+    return x, data.test.y[which], known, data.development.y[torch.cat(indices)], scale
 
 
 def chains(
-    module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int
-) -> Iterator[tuple[str, Tensor]]:
-    """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents."""
-    given = {"x": x.repeat(FILLS, 1, 1, 1).to(module.device)}
+    module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int,
+    whole: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
+    """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents.
+
+    whole: further variables that are held, values (n, ...).
+    """
+    given = {
+        v: value.repeat(FILLS, *[1] * (value.ndim - 1)).to(module.device) for v, value in {"x": x, **whole}.items()
+    }
     masks = {} if seen is None else {"x": seen.repeat(FILLS, 1, 1, 1).to(module.device)}
     show = (lambda state: module.decode(state, seed)) if seen is None else (lambda state: state["x"])
     for name, listening in (("plain", None), ("attentive", scale)):
@@ -148,6 +160,16 @@ def references(known: Tensor, x: Tensor, missing: Tensor) -> Iterator[tuple[str,
     yield "mean", torch.where(missing, known.mean(0), x)
     yield "nearest", torch.where(missing, known[nearest(known, x, ~missing)], x)
     yield "ridge", ridge(known, x, missing)
+
+
+def by_class(known: Tensor, labels: Tensor, x: Tensor, y: Tensor, missing: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """`references` of images whose labels y are known too: each among the known images of its class."""
+    filled: dict[str, Tensor] = {}
+    for c in y.unique():
+        mine = y == c
+        for name, fill in references(known[labels == c], x[mine], missing[mine]):
+            filled.setdefault(name, torch.empty_like(x))[mine] = fill
+    yield from filled.items()
 
 
 def nearest(known: Tensor, x: Tensor, seen: Tensor) -> Tensor:
