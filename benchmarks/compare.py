@@ -4,10 +4,10 @@ DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long)
 same networks, bounds, critic, losses and average of the weights, and equal time: a step count each, from the CPU milliseconds of
 their steps, interleaved, in one thread (`clock=20`: 20 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what
 came out).  Differences are taken seed by seed from ALI under GibbsNet's floor.  Writes docs/comparison.json, .md,
-docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there, and what has further
-settings is a table of its own.  With `pictures=1` nothing is recorded: the models' samples, t-SNEs and latent planes of the
-first seed are laid side by side, beside_DATA_*.png.  A run that is finished is not run again; run folders:
-runs/compare/DATA/MODEL/SEED.
+docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join those of the same seeds there.  With `pictures=1`
+nothing is recorded: the models' samples, t-SNEs and latent planes of the first seed are laid side by side, beside_DATA_*.png.  A
+run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.  Further settings, but for those of the place
+where it runs, make a table, figures and run folders of their own, DATA_SETTING=VALUE.
 """
 
 import re
@@ -37,7 +37,7 @@ from benchmarks.runs import (
     table,
 )
 from gibbsnet import plots
-from gibbsnet.config import load
+from gibbsnet.config import CIRCUMSTANCES, load
 from gibbsnet.report.charts import colours, memory
 
 DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
@@ -141,12 +141,28 @@ def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
     """One finished and evaluated run."""
-    where = place(data, model, seed)
+    where = place(data, model, seed, more)
     return finished([*settings(data, model), f"steps={STEPS[data][model]}", f"seed={seed}", f"run={where}", *more])
 
 
-def place(data: str, model: str, seed: int) -> Path:
-    return Path("runs", "compare", data, model, str(seed))
+def place(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
+    return Path("runs", "compare", file(title(data, more)), model, str(seed))
+
+
+def lasting(more: Sequence[str]) -> list[str]:
+    """Those settings that make other numbers: what is trained and how it is scored; not where data lie, or on what it runs."""
+    place = [f"{key}." for key in CIRCUMSTANCES if key != "evaluation"]
+    return sorted(s for s in more if not f"{s.partition('=')[0]}.".startswith(tuple(place)))
+
+
+def title(data: str, more: Sequence[str]) -> str:
+    """What a table is recorded under: such settings make another one."""
+    return " ".join([data, *lasting(more)])
+
+
+def file(title: str) -> str:
+    """A table's title as part of a file's name."""
+    return re.sub(r"[^\w.=-]+", "_", title)
 
 
 def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
@@ -156,17 +172,12 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
         for m in models:
             folders[m].append(run(data, m, seed, more))
     models = {m: [kept(numbers(f), data) for f in found] for m, found in folders.items()}
-    return {"seeds": list(seeds), "settings": list(more), "models": models}
-
-
-def title(data: str, more: Sequence[str]) -> str:
-    """What a table is recorded under: other settings make another one."""
-    return " ".join([data, *more])
+    return {"seeds": list(seeds), "settings": lasting(more), "models": models}
 
 
 def figure(kind: str, data: str, found: Mapping) -> Path:
     """Where a table's figure stands."""
-    return Path("docs", "figures", re.sub(r"\W+", "_", f"{kind}_{title(data, found['settings'])}") + ".png")
+    return Path("docs", "figures", f"{kind}_{file(title(data, found['settings']))}.png")
 
 
 def draw(data: str, found: Mapping) -> None:
@@ -225,7 +236,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if integer("pictures", chosen["pictures"]):
         runs_of = {m: run(data, m, seeds[0], more) for m in models}
-        print(*gallery(runs_of, Path("docs", "figures", f"beside_{data}")), sep="\n")
+        print(*gallery(runs_of, Path("docs", "figures", f"beside_{file(title(data, more))}")), sep="\n")
         return
     found = measure(data, models, seeds, more)
     if record := runs.keep(Path("docs", "comparison.json"), title(data, more), found, STEPS[data]):

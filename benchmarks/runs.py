@@ -19,13 +19,6 @@ from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison
 from gibbsnet.train import train
 
-
-def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], list[str]]:
-    """The command line's key=value over the defaults; and what has another key, which is every run's setting."""
-    own = [a for a in arguments if a.partition("=")[0] in defaults]
-    return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
-
-
 # What scores have to be held against; a record has those of its data.
 REFERENCES = [
     "reference/test/class_score", "reference/gaussian/class_score", "reference/test/class_frechet_ratio",
@@ -40,6 +33,12 @@ REFERENCES = [
 def experiment(data: str) -> str:
     """What contenders on a data set differ from; on the grid that ships with a cycle loss, which is a contender."""
     return {"grid": "grid_plain"}.get(data, data)
+
+
+def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], list[str]]:
+    """The command line's key=value over the defaults; and what has another key, which is every run's setting."""
+    own = [a for a in arguments if a.partition("=")[0] in defaults]
+    return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 
 
 def asked(arguments: Sequence[str], of: str = "", **defaults: str | int) -> tuple[list[Path], dict]:

@@ -266,7 +266,7 @@ def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(s
 
     name = compare.title("ring", short)
     first, said = ring("seeds=1", "models=ali_floor")
-    assert "benchmarks.compare ring seeds=1 models=ali_floor every.log=2" in said and "'evaluation.steps=[0,1]'" in said
+    assert "benchmarks.compare ring seeds=1 models=ali_floor evaluation.samples=40 'evaluation.steps=[0,1]'`" in said
     both, said = ring("seeds=1", "models=gibbsnet")
     assert both.keys() == {name} and "models=ali_floor,gibbsnet" in said
     assert both[name]["models"].keys() == {"ali_floor", "gibbsnet"}
@@ -292,12 +292,29 @@ def test_other_settings_make_a_table_of_their_own(tmp_path, monkeypatch, capsys)
         "ring": ([1, 2], ["ali"]),
         "ring trainer.precision=bf16-mixed": ([3], ["gibbsnet"]),
     }
-    compare.main(["grid", "seeds=3", "models=ali"])
+    compare.main(["grid", "seeds=3", "models=ali", "data.root=elsewhere", "trainer.threads=1"])
     page = (tmp_path / "docs/comparison.md").read_text()
     assert re.findall("## (.*)", page) == ["ring", "ring trainer.precision=bf16-mixed", "grid"]
     figures = re.findall(r"\]\(figures/(.*)\)", page)
     assert "comparison_ring.png" in figures and len(set(figures)) == 3
     assert {p.name for p in (tmp_path / "docs/figures").iterdir()} == set(figures)
+
+
+def test_other_settings_are_run_in_folders_of_their_own(short, monkeypatch):
+    """Else numbers of one would be read under the title of the other."""
+    made = []
+    monkeypatch.setattr(compare, "finished", lambda settings: made.append(settings) or settings)
+    for more in ([], ["evaluation.seed=1"], ["a=-1", "data.root=elsewhere", "evaluation.seed=1"], ["a=1"]):
+        compare.run("ring", "ali", 1, more)
+    folders = [next(s for s in settings if s.startswith("run=")) for settings in made]
+    names = ["ring", "ring_evaluation.seed=1", "ring_a=-1_evaluation.seed=1", "ring_a=1"]
+    assert folders == [f"run=runs/compare/{name}/ali/1" for name in names]
+    assert (
+        compare.title("ring", ["b=1", "a=2"])
+        == compare.title("ring", ["a=2", "trainer.devices=2", "b=1"])
+        == "ring a=2 b=1"
+    )
+    assert "data.root=elsewhere" in made[2], "where it runs is said to the run all the same"
 
 
 def test_a_table_has_the_references_that_any_model_has():

@@ -293,7 +293,7 @@ def test_references_that_know_the_label_are_those_of_its_class():
     known, labels = torch.randn(60, 1, 4, 4), torch.arange(60) % 3
     x, y = torch.randn(9, 1, 4, 4), torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1])
     missing = hole("random", (1, 4, 4), 9, Noise(0))
-    found = dict(fills.by_class(known, labels, x, y, missing))
+    found = fills.by_class(known, labels, x, y, missing)
     assert found.keys() == {"real", "mean", "nearest", "ridge"}
     for k in range(9):
         alone = dict(fills.references(known[labels == y[k]], x[k : k + 1], missing[k : k + 1]))

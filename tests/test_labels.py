@@ -10,12 +10,13 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from benchmarks import abilities, fill, runs
 from benchmarks import labels as bench
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, check_pairing
 from gibbsnet.classifier import load_judge
 from gibbsnet.config import ConfigError, load
-from gibbsnet.data import ATTRIBUTES, DataError, DataModule, units
+from gibbsnet.data import ATTRIBUTES, HOLES, DataError, DataModule, units
 from gibbsnet.data.attributes import ink, loop, slant, thickness
 from gibbsnet.data.module import Batches
 from gibbsnet.evaluation import evaluate_labels
@@ -565,6 +566,16 @@ def test_values_beside_a_mode_that_takes_real_images_are_one_line(run, capsys):
     assert main(["sample", f"run={run}", "chains.unclamped.mode={x: {clamped: true}}", "clamp.values={y: 3}"]) == 1
     said = capsys.readouterr().err
     assert "clamp.values={'y': 3}, but the chain takes" in said and "mode=dreaming" in said and said.count("\n") == 1
+
+
+def test_fills_that_know_the_label_are_measured_beside_the_others(run):
+    """And every number of them has its row on the page."""
+    found = dict(runs.flat(fill.measure(run, images=14)))
+    told = {name for name in found if name.startswith("labelled_")}
+    assert {name.split("/")[0].removeprefix("labelled_") for name in told} == set(HOLES)
+    assert all(abilities.shown("fills_labels", name) for name in found)
+    assert json.loads((run / "fill.json").read_text()).keys() >= {abilities.PARTS["fills_labels"].newest}
+    assert found["labelled_left/mean/mse"] < found["left/mean/mse"]
 
 
 def test_the_benchmark_writes_what_it_prints(run, capsys):

@@ -51,14 +51,14 @@ def evaluate_fills(
         judge: the data set's classifier.
         dreams: that an attentive chain chooses its start from.
         labelled: an image's label is held beside what is seen of it, by a module with a variable y; references are then those
-            among images of that label.
+            among images of that label, whether the module knew their labels or not.
     """
     x, y, known, labels, scale = _examples(module, data, images, seed)
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
-        told = by_class(known, labels, x, y, missing) if labelled else references(known, x, missing)
-        rows = {name: fill[None] for name, fill in told}
+        beside = by_class(known, labels, x, y, missing) if labelled else dict(references(known, x, missing))
+        rows = {name: fill[None] for name, fill in beside.items()}
         rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, {"y": y} if labelled else {}))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
     return result
@@ -162,14 +162,14 @@ def references(known: Tensor, x: Tensor, missing: Tensor) -> Iterator[tuple[str,
     yield "ridge", ridge(known, x, missing)
 
 
-def by_class(known: Tensor, labels: Tensor, x: Tensor, y: Tensor, missing: Tensor) -> Iterator[tuple[str, Tensor]]:
+def by_class(known: Tensor, labels: Tensor, x: Tensor, y: Tensor, missing: Tensor) -> dict[str, Tensor]:
     """`references` of images whose labels y are known too: each among the known images of its class."""
     filled: dict[str, Tensor] = {}
     for c in y.unique():
         mine = y == c
         for name, fill in references(known[labels == c], x[mine], missing[mine]):
             filled.setdefault(name, torch.empty_like(x))[mine] = fill
-    yield from filled.items()
+    return filled
 
 
 def nearest(known: Tensor, x: Tensor, seen: Tensor) -> Tensor:

@@ -145,7 +145,8 @@ MEASUREMENTS = {
         "Chains that hold a part of test images and redraw the rest, after i sweeps, beside what they have to beat: mse of one "
         "fill, of the mean of 14, between two fills of one image (equal to mse for draws from the right law), and how often "
         "the classifier still gives the image's class. Of a mix, one half of each of two images, what is shown is x drawn again: "
-        "how far from the mix, and how often of the class of either.",
+        "how far from the mix, and how often of the class of either. Labelled: the image's label is held as well, and what has "
+        "to be beaten is found among images of its class.",
     ),
     "approach": (
         "How fast a wrong start is forgotten",
