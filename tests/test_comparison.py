@@ -241,8 +241,9 @@ def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeyp
 
     monkeypatch.setattr("gibbsnet.plots.figures", pictured)
     compare.main(["ring", "seeds=1", "models=ali,gibbsnet", "pictures=1", *short])
-    path = tmp_path / "docs/figures/beside_ring_samples.png"
-    assert capsys.readouterr().out.splitlines()[-1] == "docs/figures/beside_ring_samples.png", "of no other kind"
+    written = f"docs/figures/beside_{compare.file(compare.title('ring', short))}_samples.png"
+    path = tmp_path / written
+    assert capsys.readouterr().out.splitlines()[-1] == written, "of no other kind"
     page = np.asarray(Image.open(path).convert("RGB"))
     assert page.shape == (gallery.HEAD + 175, 2 * 350 + gallery.GAP, 3)
     assert [page[-1, x].tolist() for x in (0, 349, 360, 709)] == [drawn[0]] * 2 + [drawn[1]] * 2
