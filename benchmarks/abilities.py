@@ -35,9 +35,11 @@ from benchmarks.runs import (
     head,
     in_one_line,
     keep,
+    lasting,
     matches,
     numbers,
     options,
+    place,
     rounds,
     several,
     summary,
@@ -87,7 +89,7 @@ LABELLED = [
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
 TOLD = [f"labelled_{row}" for row in FILLED]
-FILLED += [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
+MIXES = [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
 PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
 WANDERED = ("alarms", "same_0", "same_10", f"same_{settle.SWEEPS - 1}", f"mse_{settle.SWEEPS - 1}")
 SETTLED = [
@@ -123,16 +125,16 @@ PARTS = {
     "fills": Part(
         "Partially clamped chains",
         {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
-        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
+        "0,1,2", [*FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "fills_mnist": Part(
         "Partially clamped chains on MNIST",
         {"gibbsnet": ["experiment=mnist"], "ali_floor": ["experiment=mnist", "model=ali", "steps=13900"]},
-        "0,1,2", [*FILLED, *TRAINED], fill.measure, "fill.json", "mix_right",
+        "0,1,2", [*FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "fills_labels": Part(
         "Partially clamped chains that know the label", {"labels": ["experiment=labels"]}, "1,2,3",
-        [*TOLD, *FILLED, *TRAINED], fill.measure, "fill.json", "labelled_right",
+        [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
@@ -164,7 +166,7 @@ PARTS = {
 
 def settings(part: str, model: str, seed: int, more: Sequence[str] = ()) -> list[str]:
     """A run's command line."""
-    where = Path("runs", "abilities", part, model, str(seed))
+    where = place("abilities", part, model, seed, more)
     return [*PARTS[part].models[model], f"seed={seed}", f"run={where}", *more]
 
 
@@ -194,7 +196,7 @@ def measure(part: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
     for seed in seeds:
         for m in models:
             found[m].append(scored(part, m, seed, more))
-    return {"seeds": list(seeds), "settings": list(more), "models": found}
+    return {"seeds": list(seeds), "settings": lasting(more), "models": found}
 
 
 def section(part: str, found: Mapping) -> list[str]:

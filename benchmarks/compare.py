@@ -10,7 +10,6 @@ run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED
 where it runs, make a table, figures and run folders of their own, DATA_SETTING=VALUE.
 """
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,11 @@ from benchmarks.gallery import gallery
 from benchmarks.runs import (
     command,
     compared,
+    file,
     finished,
     head,
     integer,
+    lasting,
     matches,
     nested,
     numbers,
@@ -35,9 +36,10 @@ from benchmarks.runs import (
     several,
     summary,
     table,
+    title,
 )
 from gibbsnet import plots
-from gibbsnet.config import CIRCUMSTANCES, load
+from gibbsnet.config import load
 from gibbsnet.report.charts import colours, memory
 
 DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
@@ -141,28 +143,8 @@ def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
 
 def run(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
     """One finished and evaluated run."""
-    where = place(data, model, seed, more)
+    where = runs.place("compare", data, model, seed, more)
     return finished([*settings(data, model), f"steps={STEPS[data][model]}", f"seed={seed}", f"run={where}", *more])
-
-
-def place(data: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
-    return Path("runs", "compare", file(title(data, more)), model, str(seed))
-
-
-def lasting(more: Sequence[str]) -> list[str]:
-    """Those settings that make other numbers: what is trained and how it is scored; not where data lie, or on what it runs."""
-    place = [f"{key}." for key in CIRCUMSTANCES if key != "evaluation"]
-    return sorted(s for s in more if not f"{s.partition('=')[0]}.".startswith(tuple(place)))
-
-
-def title(data: str, more: Sequence[str]) -> str:
-    """What a table is recorded under: such settings make another one."""
-    return " ".join([data, *lasting(more)])
-
-
-def file(title: str) -> str:
-    """A table's title as part of a file's name."""
-    return re.sub(r"[^\w.=-]+", "_", title)
 
 
 def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:

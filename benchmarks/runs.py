@@ -1,6 +1,7 @@
 """Runs of several seeds: made once, read into numbers, summed up in tables and curves."""
 
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from gibbsnet import plots
 from gibbsnet.__main__ import clear
-from gibbsnet.config import folder, load
+from gibbsnet.config import CIRCUMSTANCES, folder, load
 from gibbsnet.evaluate import evaluate
 from gibbsnet.report.charts import colours, over_steps
 from gibbsnet.report.runs import Run
@@ -100,6 +101,27 @@ def in_one_line() -> Iterator[None]:
         if not clear(error):
             raise
         raise SystemExit(" ".join(str(error).split())) from error
+
+
+def lasting(more: Sequence[str]) -> list[str]:
+    """Those settings that make other numbers: what is trained and how it is scored; not where data lie, or on what it runs."""
+    here = [f"{key}." for key in CIRCUMSTANCES if key != "evaluation"]
+    return sorted(s for s in more if not f"{s.partition('=')[0]}.".startswith(tuple(here)))
+
+
+def title(what: str, more: Sequence[str]) -> str:
+    """What a table of such further settings is called."""
+    return " ".join([what, *lasting(more)])
+
+
+def file(title: str) -> str:
+    """A table's title as part of a file's name."""
+    return re.sub(r"[^\w.=-]+", "_", title)
+
+
+def place(benchmark: str, what: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
+    """A run's folder: one of its own for further settings, else numbers of one would be read as those of another."""
+    return Path("runs", benchmark, file(title(what, more)), model, str(seed))
 
 
 def trained(settings: Sequence[str]) -> dict:

@@ -19,7 +19,9 @@ from benchmarks.runs import (
     flat,
     head,
     keep,
+    lasting,
     options,
+    place,
     redraw,
     several,
     spread_seeds,
@@ -56,7 +58,8 @@ BAND = "reference/test/joint_distance"
 
 def run(data: str, variant: str, seed: int, more: Sequence[str] = ()) -> dict:
     """A finished run's scores."""
-    config = trained([*settings(data, variant), f"seed={seed}", f"run={place(data, variant, seed)}", *more])
+    where = place("stability", data, variant, seed, more)
+    config = trained([*settings(data, variant), f"seed={seed}", f"run={where}", *more])
     path = folder(config) / "stability.json"
     if not path.exists():
         write_json(score(config), path)
@@ -67,10 +70,6 @@ def settings(data: str, variant: str) -> list[str]:
     """A variant's command line, without its seed: the experiment, whose N does not rise but where the variant says so."""
     of = [*VARIANTS[variant], f"model.name={variant}"]
     return [f"experiment={experiment(data)}", "model=gibbsnet", f"data={data}", f"{CHAIN}.rise=0", *of]
-
-
-def place(data: str, variant: str, seed: int) -> Path:
-    return Path("runs", "stability", data, variant, str(seed))
 
 
 def score(config: Mapping) -> dict:
@@ -97,7 +96,7 @@ def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequ
     shown = {*rows(found), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
     drawn = {n for numbers in found.values() for n in numbers if n.startswith("reference/")}
     models = {v: {n: s for n, s in numbers.items() if n in shown | drawn} for v, numbers in found.items()}
-    return {"seeds": list(seeds), "settings": list(more), "models": models}
+    return {"seeds": list(seeds), "settings": lasting(more), "models": models}
 
 
 def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequence[Mapping]]:

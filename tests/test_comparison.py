@@ -184,7 +184,7 @@ def short(monkeypatch):
 def test_a_comparison_is_recorded_drawn_and_not_made_again(short, monkeypatch, tmp_path, capsys):
     wanted = ["ring", "seeds=1,2", "models=ali_floor,gibbsnet", *short]
     compare.main(wanted)
-    record = json.loads((tmp_path / "docs/comparison.json").read_text())[compare.title("ring", short)]
+    record = json.loads((tmp_path / "docs/comparison.json").read_text())[runs.title("ring", short)]
     share = {m: [s["samples/share"] for s in seeds] for m, seeds in record["models"].items()}
     assert record["seeds"] == [1, 2] and all(len(s) == 2 for s in share.values())
     pictured = {"chain/1/sliced_wasserstein", "reference/test/share"}  # and not in the table
@@ -241,7 +241,7 @@ def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeyp
 
     monkeypatch.setattr("gibbsnet.plots.figures", pictured)
     compare.main(["ring", "seeds=1", "models=ali,gibbsnet", "pictures=1", *short])
-    written = f"docs/figures/beside_{compare.file(compare.title('ring', short))}_samples.png"
+    written = f"docs/figures/beside_{runs.file(runs.title('ring', short))}_samples.png"
     path = tmp_path / written
     assert capsys.readouterr().out.splitlines()[-1] == written, "of no other kind"
     page = np.asarray(Image.open(path).convert("RGB"))
@@ -265,7 +265,7 @@ def test_some_models_alone_join_the_record_of_the_same_seeds_and_spare_another(s
         compare.main(["ring", *arguments, *short])
         return json.loads((tmp_path / "docs/comparison.json").read_text()), capsys.readouterr().out
 
-    name = compare.title("ring", short)
+    name = runs.title("ring", short)
     first, said = ring("seeds=1", "models=ali_floor")
     assert "benchmarks.compare ring seeds=1 models=ali_floor evaluation.samples=40 'evaluation.steps=[0,1]'`" in said
     both, said = ring("seeds=1", "models=gibbsnet")
@@ -301,7 +301,7 @@ def test_other_settings_make_a_table_of_their_own(tmp_path, monkeypatch, capsys)
     assert {p.name for p in (tmp_path / "docs/figures").iterdir()} == set(figures)
 
 
-def test_other_settings_are_run_in_folders_of_their_own(short, monkeypatch):
+def test_other_settings_are_run_in_folders_of_their_own(short, monkeypatch, tmp_path):
     """Else numbers of one would be read under the title of the other."""
     made = []
     monkeypatch.setattr(compare, "finished", lambda settings: made.append(settings) or settings)
@@ -311,11 +311,15 @@ def test_other_settings_are_run_in_folders_of_their_own(short, monkeypatch):
     names = ["ring", "ring_evaluation.seed=1", "ring_a=-1_evaluation.seed=1", "ring_a=1"]
     assert folders == [f"run=runs/compare/{name}/ali/1" for name in names]
     assert (
-        compare.title("ring", ["b=1", "a=2"])
-        == compare.title("ring", ["a=2", "trainer.devices=2", "b=1"])
-        == "ring a=2 b=1"
+        runs.title("ring", ["b=1", "a=2"]) == runs.title("ring", ["a=2", "trainer.devices=2", "b=1"]) == "ring a=2 b=1"
     )
     assert "data.root=elsewhere" in made[2], "where it runs is said to the run all the same"
+    monkeypatch.setattr(stability, "trained", lambda settings: made.append(settings) or {"run": str(tmp_path)})
+    monkeypatch.setattr(stability, "score", lambda config: {})
+    stability.run("ring", "n1", 1, ["evaluation.seed=1"])
+    told = [made[-1], abilities.settings("levels", "passes", 1, ["evaluation.seed=1"])]
+    folders = ["stability/ring_evaluation.seed=1/n1/1", "abilities/levels_evaluation.seed=1/passes/1"]
+    assert all(f"run=runs/{folder}" in settings for folder, settings in zip(folders, told, strict=True))
 
 
 def test_a_table_has_the_references_that_any_model_has():

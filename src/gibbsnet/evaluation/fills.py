@@ -53,13 +53,14 @@ def evaluate_fills(
         labelled: an image's label is held beside what is seen of it, by a module with a variable y; references are then those
             among images of that label, whether the module knew their labels or not.
     """
-    x, y, known, labels, scale = _examples(module, data, images, seed)
+    x, y, known, labels = _examples(data, images, seed)
+    scale, told = _scale(module, known, seed), {"y": y} if labelled else {}
     result = {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
         beside = by_class(known, labels, x, y, missing) if labelled else dict(references(known, x, missing))
         rows = {name: fill[None] for name, fill in beside.items()}
-        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, {"y": y} if labelled else {}))
+        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, told))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
     return result
 
@@ -72,8 +73,8 @@ def evaluate_mixes(
     """hole -> what is drawn of a mix of each test image and the next, whose part the hole has -> scores: by "plain" and
     "attentive" chains after some sweeps; the "mean" of, and the "nearest" among, training and validation images, and the mix as
     it is "pasted".  Arguments as above."""
-    x, _, known, _, scale = _examples(module, data, images, seed)
-    result = {}
+    x, _, known, _ = _examples(data, images, seed)
+    scale, result = _scale(module, known, seed), {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
         mix = torch.where(missing, x.roll(-1, 0), x)
@@ -85,13 +86,16 @@ def evaluate_mixes(
     return result
 
 
-def _examples(module, data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """Test images and their labels, those of training and validation, and the scale that attentive chains listen with."""
+def _examples(data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Test images and their labels; those of training and validation, and theirs."""
     x, which = next(batches(data, data.test, (seed, "fills"), min(images, len(data.test)), size=images))
     parts, indices = zip(*batches(data, data.development, (seed, "fills", "known")), strict=True)
-    known = torch.cat(parts)
-    scale = module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
-    return x, data.test.y[which], known, data.development.y[torch.cat(indices)], scale
+    return x, data.test.y[which], torch.cat(parts), data.development.y[torch.cat(indices)]
+
+
+def _scale(module, known: Tensor, seed: int) -> float:
+    """What attentive chains listen with."""
+    return module.misfit({"x": known[:KNOWN].to(module.device)}, seed)
 
 
 def chains(
