@@ -152,8 +152,8 @@ def test_an_unshared_encoder_is_the_chain_s_alone():
 
 
 @pytest.mark.parametrize(
-    "model", sorted(set(choices("model")) - {"labelled", "attributes"})
-)  # their x hears labels too
+    "model", sorted(set(choices("model")) - {"labelled", "labelled2", "attributes"})
+)  # which hold labels, and points have none
 def test_every_model_may_have_a_cycle_loss(model):
     """0.5 * mean (x - E[x | its latents])^2 on the clamped chain's draws, and nothing else."""
     m, plain = (module(model, "ring", f"game.cycle={c}") for c in (0.5, 0.0))

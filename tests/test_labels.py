@@ -146,7 +146,7 @@ def test_data_without_what_a_model_observes_are_refused_in_one_line(tmp_path):
 # Chains that hold labels
 
 
-@pytest.mark.parametrize("model", ["labelled", "attributes"])
+@pytest.mark.parametrize("model", ["labelled", "labelled2", "attributes"])
 def test_known_labels_are_bit_equal_and_unknown_ones_drawn(model):
     module, data = made(model, *FEW)
     batch = batch_of(data)
@@ -157,7 +157,17 @@ def test_known_labels_are_bit_equal_and_unknown_ones_drawn(model):
     assert not torch.equal(real["y"][~known], module.pairs(batch, Noise(1))[0]["y"][~known])
     if model == "attributes":
         assert torch.equal(real["a"], batch["a"].float())
-    assert set(fake) == set(module.graph)
+    assert set(fake) - {"age"} == set(module.graph)
+
+
+def test_a_label_over_two_levels_reaches_x_through_z1_alone():
+    """Another class under the same z1 draws the same x, bit for bit; under the same noise from the top it draws another."""
+    module, _ = made("labelled2")
+    y = torch.arange(10).repeat(3)
+    drawn = [next(iter(module.fill({"y": (y + k) % 10}, {}, 0))) for k in (0, 1)]
+    assert not torch.equal(drawn[0]["z1"], drawn[1]["z1"]) and not torch.equal(drawn[0]["x"], drawn[1]["x"])
+    again = [module.decode({"z1": drawn[0]["z1"], "y": drawn[k]["y"], "z2": drawn[k]["z2"]}, 1) for k in (0, 1)]
+    assert torch.equal(*again)
 
 
 def test_where_an_unknown_label_is_silent_the_critic_reads_it_on_neither_side():
