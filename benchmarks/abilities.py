@@ -119,7 +119,7 @@ class Part:
 PARTS = {
     "labels": Part(
         "Labels and attributes",
-        {name: [f"experiment={name}"] for name in ("labels", "labels100", "attributes")},
+        {name: [f"experiment={name}"] for name in ("labels", "labels100", "attributes", "labels2")},
         "1,2,3", [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
     ),
     "fills": Part(

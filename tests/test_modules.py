@@ -14,7 +14,8 @@ from tests.models import module, normal
 SHAPES = {"digits": (1, 8, 8), "ring": (2,)}
 NAMES = choices("model")
 models = pytest.mark.parametrize("model", NAMES)
-hidden = pytest.mark.parametrize("model", sorted(set(NAMES) - {"labelled", "labelled2", "attributes"}))  # what is not x is a latent
+# What is not x is a latent.
+hidden = pytest.mark.parametrize("model", sorted(set(NAMES) - {"labelled", "labelled2", "attributes"}))
 always = pytest.mark.parametrize(
     "model", sorted(set(NAMES) - {"attributes"})
 )  # a shares its examples out: not every game
