@@ -168,6 +168,21 @@ def test_a_label_over_two_levels_reaches_x_through_z1_alone():
     assert not torch.equal(drawn[0]["z1"], drawn[1]["z1"]) and not torch.equal(drawn[0]["x"], drawn[1]["x"])
     again = [module.decode({"z1": drawn[0]["z1"], "y": drawn[k]["y"], "z2": drawn[k]["z2"]}, 1) for k in (0, 1)]
     assert torch.equal(*again)
+    # So an edit of y that held z1 would change nothing: it holds z2 alone.
+    assert module.below("y") == ["z1"]
+    edited = [module.edit(drawn[0], "y", drawn[k]["y"], 1) for k in (0, 1)]
+    assert not torch.equal(*edited)
+    top = {v: drawn[0][v] for v in ("y", "z2")}
+    assert torch.equal(edited[0], module.decode(top, 1))
+
+
+@pytest.mark.parametrize("model, v", [("labelled", "y"), ("attributes", "y"), ("attributes", "a")])
+def test_over_one_latent_an_edit_holds_it_and_every_other_label(model, v):
+    module, data = made(model)
+    state = module.infer({k: x for k, x in batch_of(data, "train").items() if k in module.graph}, 0)
+    value = state[v].flip(0)
+    assert module.below(v) == []
+    assert torch.equal(module.edit(state, v, value, 1), module.decode(state | {v: value}, 1))
 
 
 def test_where_an_unknown_label_is_silent_the_critic_reads_it_on_neither_side():

@@ -636,6 +636,16 @@ class GibbsNet(LightningModule):
         held = {v: u for v, u in state.items() if v != "x"}
         return self._down(held, below, self._keyed(seed, "decode"))["x"]
 
+    def edit(self, state: State, v: str, value: Tensor, seed: int) -> Tensor:
+        """x with label v changed to `value`, given the latents and labels in `state`; those of `below` are drawn anew."""
+        return self.decode({u: x for u, x in (state | {v: value}).items() if u not in self.below(v)}, seed)
+
+    def below(self, v: str) -> list[str]:
+        """Latents that the start pass draws after v: it may have said what they are, so that no edit of v can hold them."""
+        blocks = [[u for u, _ in parse(block)] for block in self.unclamped.start]
+        first = next(k for k, block in enumerate(blocks) if v in block)
+        return [u for block in blocks[first + 1 :] for u in block if u in self.latents]
+
     def _down(self, state: State, names: list[str], noise: Noise) -> State:
         graph, batch = self._ready(), len(next(iter(state.values())))
         for v in names:

@@ -425,19 +425,19 @@ def _labelled(module, joint: State, given: State, state: State, seed: int) -> It
     few = {v: values[:8] for v, values in state.items() if v != "x"}
     columns = {"real": given["x"][:8], "x′": module.decode(few, seed)}
     every = torch.eye(classes, device=_device(module), dtype=few["y"].dtype)
-    styles = {str(k): module.decode(few | {"y": every[k].expand_as(few["y"])}, seed) for k in range(min(classes, 10))}
-    yield "edits_y", fills(columns | styles, title="z clamped, y changed")
+    held = {v: ", ".join(z for z in module.latents if z not in module.below(v)) for v in module.labels}
+    styles = {str(k): module.edit(few, "y", every[k].expand_as(few["y"]), seed) for k in range(min(classes, 10))}
+    yield "edits_y", fills(columns | styles, title=f"{held['y']} clamped, y changed")
     if "a" in state:
-        flips = {f"¬{name}": _flipped(few, k) for k, name in enumerate(ATTRIBUTES)}
-        edits = {name: module.decode(edited, seed) for name, edited in flips.items()}
-        yield "edits_a", fills(columns | edits, title="z, y clamped, a changed")
+        edits = {f"¬{name}": module.edit(few, "a", _flipped(few["a"], k), seed) for k, name in enumerate(ATTRIBUTES)}
+        yield "edits_a", fills(columns | edits, title=f"{held['a']}, y clamped, a changed")
 
 
-def _flipped(state: State, k: int) -> State:
-    """The state with bit k of the attributes the other way."""
-    a = state["a"].clone()
+def _flipped(a: Tensor, k: int) -> Tensor:
+    """Attributes (B, K) with bit k the other way."""
+    a = a.clone()
     a[:, k] = 1 - a[:, k]
-    return state | {"a": a}
+    return a
 
 
 def _device(module) -> torch.device:

@@ -189,7 +189,7 @@ def edits(
     for k, name in enumerate(ATTRIBUTES):
         wanted = real["a"].clone()
         wanted[:, k] = ~wanted[:, k]
-        edited = module.decode(state | {"a": wanted.to(state["a"])}, seed).cpu()
+        edited = module.edit(state, "a", wanted.to(state["a"]), seed).cpu()
         found = torch.empty_like(real["x"])
         for value in (False, True):
             there = known[train.a[:, k] == value]
