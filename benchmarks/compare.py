@@ -46,6 +46,9 @@ DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
 PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
+# What sweeps/tuning.yaml found best for ALI, and for GibbsNet as it ships: docs/lab/tuning.md, "Tuned alike". To three digits.
+TUNED_ALI = ["size.floor=0.439", "optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
+TUNED_GIBBSNET = ["size.floor_swept=0.439", *TUNED_ALI[1:]]
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
 # Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
@@ -72,6 +75,8 @@ CONTENDERS = {
         "game.cycle=1.0",
         "chains.unclamped.rise=16000",
     ],
+    "ali_tuned": [*ALI, *TUNED_ALI],
+    "gibbsnet_tuned": ["model=gibbsnet", *TUNED_GIBBSNET],
 }
 CALLED = {"gibbsnet": "gibbsnet_published"}
 # How many sweeps GibbsNet as published takes there.
@@ -92,7 +97,8 @@ GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, 
 DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 12000, "gibbsnet_persistent": 10600,
           "gibbsnet_cycle": 9200, "gibbsnet_short": 12300, "gibbsnet_mixed": 11000,
           "gibbsnet_cut": 13400, "untied": 8000, "gibbsnet_sharp": 12300,
-          "ali_shift": 14400, "gibbsnet_shift": 11900}  # fmt: skip
+          "ali_shift": 14400, "gibbsnet_shift": 11900,
+          "ali_tuned": 15200, "gibbsnet_tuned": 12300}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "untied": 6400, "gibbsnet_sharp": 10000}  # fmt: skip

@@ -49,6 +49,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     shifted = [configs.pop(name) for name in ("ali_shift", "gibbsnet_shift")]
     cycled = [configs.pop(name) for name in ("ali_cycle_sharp", "gibbsnet_cycle_sharp")]
     late = configs.pop("gibbsnet_cycle_late")
+    tuned = [configs.pop(name) for name in ("ali_tuned", "gibbsnet_tuned")]
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
     assert late["graph"] == cycled[1]["graph"]
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
@@ -56,6 +57,10 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     for (one, other), key in zip(later, ("shift", "shift", "cycle", "cycle"), strict=True):
         assert one | {"game": {**one["game"], key: 0}, "command": None} == other | {"command": None}, "but for one key"
         assert one["game"][key] == 1
+    searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
+    entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
+    for one, other in zip(tuned, (configs["ali"], configs["gibbsnet_sharp"]), strict=True):
+        assert searched <= set(differences(one, other)) <= searched | entailed
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"
     assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
@@ -86,7 +91,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert sweeps == (N if isinstance(N, int) else max(N)), "as deep as the longest of GibbsNet's chains"
     long = {"gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_mixed", "gibbsnet_cut", "untied", "gibbsnet_sharp"}
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"}}
-    moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
+    moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift", "ali_tuned", "gibbsnet_tuned"}
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == left.get(data, set()) | moved | cycled
 
