@@ -15,6 +15,9 @@ from ..config import ConfigError
 from .search import finite
 
 POLL = 0.5  # seconds between two looks at a trial
+ENOUGH = (
+    signal.SIGTERM
+)  # not SIGINT, which a trial inherits as ignored where the sweep is a job in a shell's background
 
 
 def run(
@@ -44,7 +47,7 @@ def run(
                 process.wait(POLL)
             if not stopped and lags(_values(folder, metric)):
                 stopped = True
-                process.send_signal(signal.SIGINT)
+                process.send_signal(ENOUGH)
     except BaseException:
         _end(process)
         raise
@@ -73,7 +76,7 @@ def _end(process: subprocess.Popen) -> None:
     """Interrupts the trial, which then saves its checkpoint; a second Ctrl-C does not wait for that."""
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ENOUGH)
     try:
         process.wait()
     except KeyboardInterrupt:
