@@ -15,9 +15,8 @@ from ..config import ConfigError
 from .search import finite
 
 POLL = 0.5  # seconds between two looks at a trial
-ENOUGH = (
-    signal.SIGTERM
-)  # not SIGINT, which a trial inherits as ignored where the sweep is a job in a shell's background
+# How a trial is told to end: not by SIGINT, which it inherits as ignored where the sweep is a job in a shell's background.
+ENOUGH = signal.SIGTERM
 
 
 def run(
