@@ -61,6 +61,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
     for one, other in zip(tuned, (configs["ali"], configs["gibbsnet_sharp"]), strict=True):
         assert searched <= set(differences(one, other)) <= searched | entailed
+    assert not searched & set(differences(*tuned)) and tuned[0]["graph"]["z"]["floor"] == 0.439
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"
     assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
@@ -158,7 +159,7 @@ def test_an_unshared_encoder_is_the_chain_s_alone():
 
 @pytest.mark.parametrize(
     "model", sorted(set(choices("model")) - {"labelled", "labelled2", "attributes"})
-)  # which hold labels, and points have none
+)  # whose y would have to be given beside the points
 def test_every_model_may_have_a_cycle_loss(model):
     """0.5 * mean (x - E[x | its latents])^2 on the clamped chain's draws, and nothing else."""
     m, plain = (module(model, "ring", f"game.cycle={c}") for c in (0.5, 0.0))

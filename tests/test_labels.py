@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 
 from benchmarks import abilities, fill, runs
 from benchmarks import labels as bench
+from gibbsnet import plots
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, check_pairing
 from gibbsnet.classifier import load_judge
@@ -170,19 +171,38 @@ def test_a_label_over_two_levels_reaches_x_through_z1_alone():
     assert torch.equal(*again)
     # So an edit of y that held z1 would change nothing: it holds z2 alone.
     assert module.below("y") == ["z1"]
+    assert made("labelled2", "chains.unclamped.start=[y,z2,z1,x]")[0].below("y") == ["z1"], "z2 does not hear it"
     edited = [module.edit(drawn[0], "y", drawn[k]["y"], 1) for k in (0, 1)]
     assert not torch.equal(*edited)
     top = {v: drawn[0][v] for v in ("y", "z2")}
     assert torch.equal(edited[0], module.decode(top, 1))
 
 
-@pytest.mark.parametrize("model, v", [("labelled", "y"), ("attributes", "y"), ("attributes", "a")])
-def test_over_one_latent_an_edit_holds_it_and_every_other_label(model, v):
-    module, data = made(model)
+@pytest.mark.parametrize(
+    "model, v, start",
+    [("labelled", "y", "[[z,y],x]"), ("labelled", "y", "[y,z,x]"), ("attributes", "y", "[[z,y],a,x]"),
+     ("attributes", "a", "[[z,y],a,x]")],
+)  # fmt: skip
+def test_over_one_latent_an_edit_holds_it_and_every_other_label(model, v, start):
+    module, data = made(model, f"chains.unclamped.start={start}")
     state = module.infer({k: x for k, x in batch_of(data, "train").items() if k in module.graph}, 0)
     value = state[v].flip(0)
     assert module.below(v) == []
     assert torch.equal(module.edit(state, v, value, 1), module.decode(state | {v: value}, 1))
+
+
+@pytest.mark.parametrize("model, held", [("labelled", "z"), ("labelled2", "z2")])
+def test_in_the_picture_of_edits_x_prime_is_the_edit_to_the_image_s_own_label(model, held, monkeypatch):
+    module, data = made(model)
+    drawn = {}
+    monkeypatch.setattr(plots, "fills", lambda columns, title: drawn.update({title: columns}))
+    given = {k: x for k, x in batch_of(data).items() if k in module.graph}
+    state = module.infer(given, 0)
+    list(plots._labelled(module, state, given, state, 0))
+    columns = drawn[f"{held} clamped, y changed"]
+    for b, own in enumerate(given["y"][:8].tolist()):
+        assert torch.equal(columns[str(own)][b], columns["x′"][b])
+        assert not torch.equal(columns[str((own + 1) % 10)][b], columns["x′"][b])
 
 
 def test_where_an_unknown_label_is_silent_the_critic_reads_it_on_neither_side():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gibbsnet import sweep
 from gibbsnet.__main__ import main
 from gibbsnet.config import ConfigError
 from gibbsnet.sweep import search, trial
@@ -22,7 +23,7 @@ TRAINING = """
 import json, math, pathlib, signal, sys, time
 said = dict(word.split("=", 1) for word in sys.argv[1:])
 run, hold, stop = pathlib.Path(said["run"]), pathlib.Path("hold"), []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+signal.signal(signal.SIGINT, lambda *_: stop.append(1))
 (run / "starts").open("a").write("x")
 if said.get("game.loss") == "relativistic":
     sys.exit("no such game today")
@@ -182,16 +183,19 @@ def test_an_interrupted_sweep_goes_on_with_the_trial_that_was_cut_off(write, mon
     assert Path("parts/1/starts").read_text() == "xx" and Path("parts/0/starts").read_text() == "x"
 
 
-def test_a_trial_that_has_hardly_begun_ends_at_once_where_interrupts_are_ignored(tmp_path):
-    """A shell's background jobs ignore SIGINT and hand that on: until a trial listens to signals it would not end by one."""
+def test_a_trial_that_has_hardly_begun_can_be_stopped_where_interrupts_are_ignored(tmp_path):
+    """As they are in a shell's background jobs, which hand that on to what they start."""
+    deaf = [sys.executable, "-c", "import time; time.sleep(30)"]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with (tmp_path / "lock").open("w") as lock:
-            process = trial._start([sys.executable, "-c", "import time; time.sleep(30)"], tmp_path, lock.fileno())
-        trial._end(process)
+        with (tmp_path / "lock").open("w") as lock, sweep._terminable():
+            os.kill(os.getpid(), signal.SIGINT)  # it goes on ignoring them itself
+            begun = time.monotonic()
+            assert trial.run(deaf, tmp_path, "val/distance", lambda values: True, lock.fileno()) == ([], True, None)
+            assert time.monotonic() - begun < 20, "it was not waited for"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    assert process.returncode == -signal.SIGTERM
 
 
 def test_a_killed_sweep_loses_and_repeats_nothing(write, capsys):

@@ -641,10 +641,11 @@ class GibbsNet(LightningModule):
         return self.decode({u: x for u, x in (state | {v: value}).items() if u not in self.below(v)}, seed)
 
     def below(self, v: str) -> list[str]:
-        """Latents that the start pass draws after v: it may have said what they are, so that no edit of v can hold them."""
-        blocks = [[u for u, _ in parse(block)] for block in self.unclamped.start]
-        first = next(k for k, block in enumerate(blocks) if v in block)
-        return [u for block in blocks[first + 1 :] for u in block if u in self.latents]
+        """Latents to which the start pass tells v, itself or by others in between: no edit of v can hold them."""
+        told: set[str] = set()
+        for block in map(parse, self.unclamped.start):
+            told |= {u for u, hears in block if u == v or told & (self.graph.neighbours(u) if hears is None else hears)}
+        return [u for u in self.latents if u in told and u != v]
 
     def _down(self, state: State, names: list[str], noise: Noise) -> State:
         graph, batch = self._ready(), len(next(iter(state.values())))

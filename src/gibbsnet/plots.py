@@ -423,14 +423,14 @@ def _labelled(module, joint: State, given: State, state: State, seed: int) -> It
     read = module.posterior_mean({"x": given["x"]}, "y", seed).argmax(1)
     yield "classes_read", by_class(given["x"], read, classes, "x clamped: real images by the class they are read as")
     few = {v: values[:8] for v, values in state.items() if v != "x"}
-    columns = {"real": given["x"][:8], "x′": module.decode(few, seed)}
+    columns = {v: {"real": given["x"][:8], "x′": module.edit(few, v, few[v], seed)} for v in module.labels}
     every = torch.eye(classes, device=_device(module), dtype=few["y"].dtype)
     held = {v: ", ".join(z for z in module.latents if z not in module.below(v)) for v in module.labels}
     styles = {str(k): module.edit(few, "y", every[k].expand_as(few["y"]), seed) for k in range(min(classes, 10))}
-    yield "edits_y", fills(columns | styles, title=f"{held['y']} clamped, y changed")
+    yield "edits_y", fills(columns["y"] | styles, title=f"{held['y']} clamped, y changed")
     if "a" in state:
         edits = {f"¬{name}": module.edit(few, "a", _flipped(few["a"], k), seed) for k, name in enumerate(ATTRIBUTES)}
-        yield "edits_a", fills(columns | edits, title=f"{held['a']}, y clamped, a changed")
+        yield "edits_a", fills(columns["a"] | edits, title=f"{held['a']}, y clamped, a changed")
 
 
 def _flipped(a: Tensor, k: int) -> Tensor:

@@ -184,7 +184,7 @@ def edits(
     train = data.data.train
     known = data.state(train, None, seed)["x"]
     state = module.infer(placed(module, {"x": real["x"], "a": real["a"]}), seed)
-    again = module.decode(state, seed).cpu()
+    again = module.edit(state, "a", state["a"], seed).cpu()
     result = {}
     for k, name in enumerate(ATTRIBUTES):
         wanted = real["a"].clone()

@@ -61,8 +61,8 @@ def _notes(ranking: Sequence[Entry], beside: dict[str, Spread]) -> Iterator[str]
     first, better = ranking[0], meaning(ranking[0].row).better
     if len(ranking) > 1:
         second = ranking[1]
-        if first.spread.n == second.spread.n == 1 and first.spread.median == second.spread.median:
-            yield f"{first.model} and {second.model} are level, on one seed each"
+        if len({*first.spread[:3], *second.spread[:3]}) == 1:
+            yield f"{first.model} and {second.model} are level"
         elif second.spread.low <= first.spread.high and first.spread.low <= second.spread.high:
             yield f"the seeds of {first.model} and {second.model} overlap"
         elif first.spread.n == 1 or second.spread.n == 1:

@@ -92,15 +92,21 @@ def _alone(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does, with its trial's checkpoint saved."""
+    """SIGTERM ends a sweep as Ctrl-C does, with its trial's checkpoint saved.
+
+    A shell's background jobs ignore SIGINT; handed on to a trial, that would make it deaf to the sweep until it trains.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler)}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN no child inherits it
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _one(search: Search, plan: Plan, folder: Path, overrides: list[str], limit: int, lock: int) -> None:

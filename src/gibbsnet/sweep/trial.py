@@ -15,8 +15,6 @@ from ..config import ConfigError
 from .search import finite
 
 POLL = 0.5  # seconds between two looks at a trial
-# How a trial is told to end: not by SIGINT, which it inherits as ignored where the sweep is a job in a shell's background.
-ENOUGH = signal.SIGTERM
 
 
 def run(
@@ -46,7 +44,7 @@ def run(
                 process.wait(POLL)
             if not stopped and lags(_values(folder, metric)):
                 stopped = True
-                process.send_signal(ENOUGH)
+                process.send_signal(signal.SIGINT)
     except BaseException:
         _end(process)
         raise
@@ -75,7 +73,7 @@ def _end(process: subprocess.Popen) -> None:
     """Interrupts the trial, which then saves its checkpoint; a second Ctrl-C does not wait for that."""
     if process.poll() is not None:
         return
-    process.send_signal(ENOUGH)
+    process.send_signal(signal.SIGINT)
     try:
         process.wait()
     except KeyboardInterrupt:
