@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from gibbsnet.chain import Chain, Stance
-from gibbsnet.config import load
+from gibbsnet.config import choices, load
 from gibbsnet.graph import Graph, build_critics, build_graph
 from gibbsnet.modules import build
 from gibbsnet.noise import seed_of
@@ -13,6 +13,7 @@ NETWORKS = {"net": {"kind": "mlp", "width": [5]}, "affine": {"kind": "mlp", "wid
 X = {"family": "points", "shape": [3], "scale": 0.1}
 Z = {"family": "gaussian", "shape": [2]}
 HELD = {"x": Stance(clamped=True)}
+LABELLED = {name for name in choices("model") if "y" in load([f"model={name}"])["graph"]}  # models that hold labels
 
 PAIR = {"x": {**X, "hears": {"z": "net"}}, "z": {**Z, "hears": {"x": "net"}}}
 TOWER = {

@@ -21,7 +21,7 @@ from gibbsnet.evaluation.yardsticks import yardstick
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
 from gibbsnet.report.charts import colours
-from tests.models import module, tabled, unclamped_laws
+from tests.models import LABELLED, module, tabled, unclamped_laws
 from tests.test_claims import kernel, world
 
 B = 6
@@ -158,7 +158,7 @@ def test_an_unshared_encoder_is_the_chain_s_alone():
 
 
 @pytest.mark.parametrize(
-    "model", sorted(set(choices("model")) - {"labelled", "labelled2", "attributes"})
+    "model", sorted(set(choices("model")) - LABELLED)
 )  # whose y would have to be given beside the points
 def test_every_model_may_have_a_cycle_loss(model):
     """0.5 * mean (x - E[x | its latents])^2 on the clamped chain's draws, and nothing else."""

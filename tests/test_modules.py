@@ -9,13 +9,12 @@ import torch
 from gibbsnet.config import choices, load
 from gibbsnet.modules import DRAWS_FOR_MEAN, MODELS, GibbsNet, anneal, build
 from gibbsnet.noise import Noise, seed_of
-from tests.models import module, normal
+from tests.models import LABELLED, module, normal
 
 SHAPES = {"digits": (1, 8, 8), "ring": (2,)}
 NAMES = choices("model")
 models = pytest.mark.parametrize("model", NAMES)
-# What is not x is a latent.
-hidden = pytest.mark.parametrize("model", sorted(set(NAMES) - {"labelled", "labelled2", "attributes"}))
+hidden = pytest.mark.parametrize("model", sorted(set(NAMES) - LABELLED))  # what is not x is a latent
 always = pytest.mark.parametrize(
     "model", sorted(set(NAMES) - {"attributes"})
 )  # a shares its examples out: not every game

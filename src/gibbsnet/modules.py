@@ -638,7 +638,8 @@ class GibbsNet(LightningModule):
 
     def edit(self, state: State, v: str, value: Tensor, seed: int) -> Tensor:
         """x with label v changed to `value`, given the latents and labels in `state`; those of `below` are drawn anew."""
-        return self.decode({u: x for u, x in (state | {v: value}).items() if u not in self.below(v)}, seed)
+        anew = self.below(v)
+        return self.decode({u: x for u, x in (state | {v: value}).items() if u not in anew}, seed)
 
     def below(self, v: str) -> list[str]:
         """Latents to which the start pass tells v, itself or by others in between: no edit of v can hold them."""
