@@ -64,8 +64,8 @@ PHASES = {
     "daydreaming_4": ["mode=daydreaming", f"{CHAIN}.dream_every=4", "steps=7400"],
 }
 # Not whitened where the diamond is not. Above both of the diamond's arms z2 has 8 dimensions, or 32
-# (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1. The last two: HALI as README has it, and GibbsNet by
-# its passes, in as much time.
+# (diamond_wide); hali_wide has one z1 of as many as the diamond's z1 and w1. Then HALI as README has it, and GibbsNet by its
+# passes, in as much time; passes_young, in as many steps, has no chain that goes on.
 DEEP = ["experiment=digits_levels"]
 LEVELS = {
     "hali3": [*DEEP, "model=hali3"],
@@ -74,6 +74,7 @@ LEVELS = {
     "hali_wide": [*DEEP, "model=hali", "size.z1=[64]", "game.whiten=0.0"],
     "hali_narrow": ["experiment=digits_hali"],
     "passes": ["experiment=digits_passes"],
+    "passes_young": ["experiment=digits_passes", *YOUNG],
 }
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
