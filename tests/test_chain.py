@@ -406,6 +406,25 @@ def test_games_that_everybody_sees_are_allowed(variables, chains):
     check_pairing(graph(variables), *chains)
 
 
+def test_every_set_of_what_may_be_unknown_is_looked_at():
+    """y hears a: where both are known, or neither, no two ends are alike; where y alone is unknown both chains end on y given
+    x and a."""
+    variables = {
+        "x": {**PAIR["x"], "prior": "learned", "hears": {"z": "net", "y": "net", "a": "net"}},
+        **{v: {**PAIR["z"], "hears": hears} for v, hears in
+           (("z", {"x": "net"}), ("y", {"x": "net", "a": "net"}), ("a", {"x": "net"}))},
+    }  # fmt: skip
+    g, held = graph(variables), {v: Stance(clamped=True) for v in "xya"}
+    unclamped = Chain(["z", "a", "x", "y"])
+    with pytest.raises(ValueError, match=r"both chains end on y given a, x: .* where y is not known"):
+        check_pairing(g, Chain(["z", "y", "a"], mode=held), unclamped)
+    check_pairing(g, Chain(["z", "a"], mode=held), unclamped)  # y is known everywhere
+    # Where neither is known y hears a's stand-in, which is drawn anew later: y does not end on its conditional.
+    blank = Chain(["z", "y", "a"], mode={"x": held["x"]})
+    assert "y" not in endings(blank, g, 0, frozenset("ya"))
+    assert endings(blank, g, 0)["y"] == {"x"}, "without the stand-in"
+
+
 def test_endings():
     g = graph(TOWER)
     assert endings(GIBBS2[1], g, 0) == {"z2": set(), "z1": {"z2"}, "x": {"z1"}}

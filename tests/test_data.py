@@ -508,6 +508,7 @@ U8 = np.zeros((20, 4, 4), np.uint8)
         ({"images": np.zeros((20, 3, 4, 3), np.uint8)}, "(20, 3, 4, 3)"),
         ({"images": U8, "labels": np.zeros(19, int)}, "(19,)"),
         ({"images": U8, "labels": np.zeros(20)}, "float64"),
+        ({"images": U8, "labels": np.arange(20) % 3 - 1}, "label -1: expected integers of at least 0"),
         ({"images": U8[:9]}, "at least 10"),
     ],
 )
@@ -531,11 +532,13 @@ def test_folder_classes_and_pixels(tmp_path):
     (tmp_path / "readme.txt").write_text("no image")
     (tmp_path / "cat" / "folder.png").mkdir()
     (tmp_path / "cat" / "._0.png").write_text("a companion file of another system")
+    write_tree(tmp_path, (".thumbnails", "cat/.checkpoints"), each=3)
     data = load("folder", path=tmp_path)
     assert (data.shape, data.classes, data.levels) == ((1, 5, 6), 2, 256)
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 4, 4)
     label = {
-        np.asarray(Image.open(f)).tobytes(): ["ant", "cat"].index(f.parent.name) for f in tmp_path.glob("*/[0-9]*.png")
+        np.asarray(Image.open(f)).tobytes(): ["ant", "cat"].index(f.parent.name)
+        for f in tmp_path.glob("[!.]*/[0-9]*.png")
     }
     for split in (data.train, data.validation, data.test):
         assert [label[x.numpy().tobytes()] for x in split.x] == split.y.tolist()

@@ -161,6 +161,7 @@ def test_what_the_pipeline_deletes_does_not_confuse_a_stage(tmp_path, quick):
         (["train", "game.loss=hinge"], ["hinge", "relativistic"]),
         (["train", "data=npz", "data.path=nowhere.npz"], ["nowhere.npz"]),
         (["train", "trainer.precision=12"], ["precision"]),
+        (["train", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "bf16-mixed"]),
         (["train", "evaluation.split=validation"], ["evaluation.split=validation", "evaluate"]),
         (["evaluate", "run=nowhere"], ["nowhere/config.yaml", "train"]),
         (["evaluate"], ["run="]),
@@ -207,12 +208,14 @@ def test_precisions(tmp_path, quick, precision):
     assert all(torch.isfinite(w).all() for w in weights(run).values())
 
 
-def test_max_time_stops_and_resumes(tmp_path, quick):
+def test_max_time_stops_says_so_and_resumes(tmp_path, quick, capsys):
     run = tmp_path / "short"
     settings = ["model=ali", f"run={run}", *quick, "steps=100000"]
     assert main(["train", *settings, "trainer.max_time=00:00:00:02"]) == 0
     done = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < done < 100000
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{run}: trainer.max_time=00:00:00:02 ends it at step {done} of 100000; with more it goes on"
     assert main(["train", *settings, "trainer.max_time=00:00:00:05"]) == 0, "the limit is on the run's whole time"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > done
 

@@ -23,8 +23,8 @@ from gibbsnet.data.module import Batches
 from gibbsnet.evaluation import evaluate_labels
 from gibbsnet.evaluation.labels import copied, edit
 from gibbsnet.graph import build_graph
-from gibbsnet.modules import build
-from gibbsnet.noise import Noise
+from gibbsnet.modules import DRAWS_FOR_MEAN, build
+from gibbsnet.noise import Noise, seed_of
 from gibbsnet.prepare import datamodule
 from tests.models import tv
 
@@ -377,6 +377,75 @@ def test_a_posterior_mean_hears_whom_the_clamped_chain_s_first_block_hears(start
     state = module._values(given)
     expected = module.ema.module[latent].mean({v: state[v] for v in hears}, 100)
     assert torch.equal(module.posterior_mean(given, latent, 0), expected)
+
+
+def test_the_mean_of_a_label_is_of_its_probabilities_not_of_votes():
+    """Where y is read off z1, which is drawn, its mean is that of q(y|z1) over the draws of z1."""
+    module, data = made("labelled2")
+    module.eval()
+    x = {"x": batch_of(data)["x"]}
+    drawn = [module.infer(x, seed_of(5, k))["z1"] for k in range(DRAWS_FOR_MEAN)]
+    expected = torch.stack([module.ema.module["y"].mean({"z1": z1}, 100) for z1 in drawn]).mean(0)
+    found = module.posterior_mean(x, "y", 5)
+    assert torch.allclose(found, expected) and torch.allclose(found.sum(1), torch.ones(100))
+    assert (found * DRAWS_FOR_MEAN - (found * DRAWS_FOR_MEAN).round()).abs().max() > 0.1, "no votes"
+
+
+@pytest.mark.parametrize("model, latent", [("labelled2", "z2"), ("labelled2", "y"), ("labelled", "y")])
+def test_an_unknown_label_is_drawn_for_a_posterior_mean_too(model, latent):
+    """It is no vector of zeros, and what is given beside it as unknown is as if it were not given."""
+    module, data = made(model)
+    module.eval()
+    x = {"x": batch_of(data)["x"]}
+    blank = x | {"y": torch.full((100,), -1)}
+    found = module.posterior_mean(blank, latent, 5)
+    if latent == "y":
+        assert torch.allclose(found.sum(1), torch.ones(100))
+    else:
+        drawn = [module.infer(blank, seed_of(5, k)) for k in range(DRAWS_FOR_MEAN)]
+        assert torch.equal(found, torch.stack([s[latent] for s in drawn]).mean(0))
+        assert all(torch.equal(s["y"].sum(1), torch.ones(100)) for s in drawn)
+
+
+def test_a_latent_that_hears_a_label_has_no_exact_mean_where_that_is_unknown():
+    module, data = made("labelled", "graph.z.hears={x: encode, y: embed}", "chains.clamped.start=[z,y]")
+    module.eval()
+    batch = batch_of(data)
+    given = {"x": batch["x"], "y": batch["y"].clone()}
+    state = module._values(given)
+    exact = module.ema.module["z"].mean({v: state[v] for v in "xy"}, 100)
+    assert torch.equal(module.posterior_mean(given, "z", 0), exact)
+    given["y"][::2] = -1
+    found = module.posterior_mean(given, "z", 0)
+    drawn = torch.stack([module.infer(given, seed_of(0, k))["z"] for k in range(DRAWS_FOR_MEAN)]).mean(0)
+    assert torch.equal(found, drawn) and not torch.allclose(found, exact)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["data.labels=100"], r"y may be unknown \(data.labels=100\), and the clamped chain never draws it"),
+        (["chains.clamped.mode.y.share=0.5"], "y may be unknown"),
+        (["chains.clamped.mode.y.silent=true"], "y may be unknown"),
+    ],
+)
+def test_a_label_that_may_be_unknown_has_to_be_drawn(settings, words):
+    """Else a draw of the model's own p(y) would stand there and pass for data."""
+    never = ["chains.clamped.start=[z]", "supervised.y.known=0.0"]
+    made("labelled", *never)
+    with pytest.raises(ValueError, match=words):
+        made("labelled", *never, *settings)
+
+
+def test_a_label_is_decoded_with_a_latent_from_the_prior():
+    """The start pass draws z and y together: from y alone x hears both."""
+    module, _ = made("labelled")
+    y = torch.eye(10)
+    first, again, other = (module.decode({"y": y}, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    z = module.ema.module["z"].draw({}, 10, Noise(0, 0, "decode"))
+    given = {"y": y, "z": z}
+    assert torch.equal(first, module.decode(given, 0)) and not torch.equal(first, other)
 
 
 def test_what_the_clamped_chain_does_not_clamp_cannot_be_supervised():

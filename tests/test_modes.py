@@ -13,6 +13,7 @@ from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
 from gibbsnet.config import ConfigError, choices, differences, load, read
 from gibbsnet.evaluation.settling import settled
+from gibbsnet.game import Game
 from gibbsnet.modules import build, build_chain
 from gibbsnet.noise import Noise
 from gibbsnet.prepare import datamodule
@@ -125,6 +126,22 @@ def test_daydreaming_teaches_p_of_x_nothing_and_a_dreaming_step_does():
             assert bool(slope.any()) == drawn, name
     for step in (0, 4, 8):
         assert all(slope.any() for slope in slopes(m, step).values())
+
+
+@pytest.mark.parametrize("lazy", [1, 2, 4, 6])
+@pytest.mark.parametrize("every", [0, 1, 2, 3, 4])
+def test_a_lazy_penalty_is_taken_as_often_in_either_game(every, lazy):
+    """Counted by batches alone, the batches that dream would have all penalties wherever the two intervals have a divisor."""
+    chain, game, batches = Chain(["z", "x"], dream_every=every), Game(lazy=lazy), 12 * 24
+    for dreams in (True, False):
+        mine = [game.due(chain.turn(step)) for step in range(batches) if chain.dreams(step) == dreams]
+        assert mine == [k % lazy == 0 for k in range(len(mine))]
+
+
+def test_the_mode_s_own_game_is_penalised():
+    m = trained_in("daydreaming", "chains.unclamped.dream_every=2", "game.lazy=4")
+    taken = {step for step in range(16) if "penalty_z1" in m.play(digits(), Noise(0), step).diagnostics}
+    assert taken == {0, 1, 8, 9}
 
 
 def test_a_dreaming_step_is_gibbsnet_s():

@@ -327,22 +327,39 @@ def test_reconstruction_and_decoding_read_only_what_they_should(model):
     assert (m.decode(latents, 1) - m.graph["x"].mean(latents, B)).abs().max() < 0.06
 
 
-def test_neighbours_on_one_level_are_reconstructed_from_alike(monkeypatch):
-    """From z1 and from w1: the other one is drawn hearing nobody, then x given both."""
-    m, heard = module("diamond"), []
-    draw = type(m.graph["x"]).draw
+def drawn(m, monkeypatch):
+    """What the averaged weights draw from now on: (variable, whom of its neighbours it finds)."""
+    rows, draw = [], type(m.graph["x"]).draw
     names = {id(m.ema.module[v]): v for v in m.graph}
 
     def spy(self, state, batch, noise, audible={}):
-        heard.append((names[id(self)], set(state) & set(self.messages)))
+        rows.append((names[id(self)], set(state) & set(self.messages)))
         return draw(self, state, batch, noise, audible)
 
-    state = m.infer(points(), 0)
     monkeypatch.setattr(type(m.graph["x"]), "draw", spy)
+    return rows
+
+
+def test_neighbours_on_one_level_are_reconstructed_from_alike(monkeypatch):
+    """From z1 and from w1: the other one is drawn hearing nobody, then x given both."""
+    m = module("diamond")
+    state, heard = m.infer(points(), 0), drawn(m, monkeypatch)
     for latent, other in (("z1", "w1"), ("w1", "z1")):
         heard.clear()
         m.reconstruct(state, latent, 0)
         assert heard == [(other, set()), ("x", {"z1", "w1"})]
+
+
+def test_what_is_drawn_together_with_what_is_decoded_is_drawn_too(monkeypatch):
+    """From either arm of the diamond, by itself, x hears both."""
+    m = module("diamond")
+    state, heard = m.infer(points(), 0), drawn(m, monkeypatch)
+    for latent, other in (("z1", "w1"), ("w1", "z1")):
+        heard.clear()
+        m.decode({latent: state[latent]}, 0)
+        assert heard == [(other, set()), ("x", {"z1", "w1"})]
+    with pytest.raises(ValueError, match="nothing to decode: expected some of z1, w1, z2"):
+        m.decode({"x": state["x"]}, 0)
 
 
 @hidden

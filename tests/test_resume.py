@@ -14,13 +14,14 @@ import torch
 from gibbsnet import files
 from gibbsnet.__main__ import main
 from gibbsnet.callbacks.history import read
+from gibbsnet.modules import GibbsNet
 from tests.offline_run import read_offline
 from tests.pair import end, start, until
 from tests.test_callbacks import same
 from tests.test_tracking import folders, untold
 
 SWEPT = ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.persistent=0.5", "chains.unclamped.learned=[z]",
-         "chains.unclamped.rise=10", "game.cycle=0.5", "game.whiten=0.5", "optim.floor_from=0.9"]  # fmt: skip
+         "chains.unclamped.rise=10", "game.lazy=3", "game.cycle=0.5", "game.whiten=0.5", "optim.floor_from=0.9"]  # fmt: skip
 
 
 @pytest.fixture
@@ -48,6 +49,23 @@ def assert_equal(a, b):
         for part in left.keys() - {"loops", "hparams_name"}:  # the loops count what this process did
             assert same(left[part], right[part]), (name, part)
     assert (a / "history.jsonl").read_bytes() == (b / "history.jsonl").read_bytes()
+
+
+def test_every_row_holds_the_penalties_of_the_last_batch_that_took_them(tmp_path, plain, monkeypatch):
+    """Rows come after batches 1, 3, 5, ..., counted from 0, and penalties are taken in batches 0, 4, 8, ..."""
+    taken, update = {}, GibbsNet._update
+
+    def spy(self, outcome, step):
+        taken.update({step: float(outcome.diagnostics["penalty_x"])} if "penalty_x" in outcome.diagnostics else {})
+        return update(self, outcome, step)
+
+    monkeypatch.setattr(GibbsNet, "_update", spy)
+    settings = [*plain, "model=ali", "steps=12", "every.log=2", "every.checkpoint=6", "game.lazy=4"]
+    run = trained(tmp_path / "run", *settings)
+    rows = [row for row in read(run / "history.jsonl") if "train/loss_critic" in row]
+    assert sorted(taken) == [0, 4, 8]
+    expected = {2 * k + 2: taken[(2 * k + 1) // 4 * 4] for k in range(6)}
+    assert {row["step"]: row["train/penalty_x"] for row in rows} == pytest.approx(expected)
 
 
 # A damaged checkpoint

@@ -159,6 +159,15 @@ class TestTraining:
         monkeypatch.delenv("WANDB_RUN_ID")
         assert tracking._identity(tmp_path) == "fromagent"
 
+    def test_the_entity_is_told(self, tmp_path, monkeypatch):
+        told, begin = [], tracking._begin
+        monkeypatch.setattr(tracking, "_begin", lambda *a, **k: told.append(k["entity"]) or begin(*a, **k))
+        tracked = ours.tracker(tmp_path, mode="offline", entity="my-team")
+        assert tracked.experiment.entity == "my-team"
+        tracked.experiment.finish()
+        ours.log_metrics(tmp_path, METRICS, mode="offline", entity="my-team")
+        assert told == ["my-team"] * 2
+
     def test_two_runs_in_one_process(self, tmp_path):
         loggers = [ours.tracker(tmp_path / name, mode="offline") for name in "ab"]
         assert loggers[0].experiment.id != loggers[1].experiment.id

@@ -10,7 +10,7 @@ of a block are drawn together.  Where a draw should hear fewer than all neighbou
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count, product
+from itertools import combinations, count, product
 
 import torch
 from torch import Tensor
@@ -149,11 +149,22 @@ class Chain:
         """The same chain with everything free and heard, and nothing from the present."""
         return replace(self, mode={}, present=())
 
+    def turn(self, step: int) -> int:
+        """Which batch of its own game this training batch is, from 0: with `dream_every` two games take turns, and what is due
+        every so many batches has to be so in both."""
+        if not self.dream_every:
+            return step
+        dreamt = -(-step // self.dream_every)  # batches before this one that dreamt
+        return dreamt if self.dreams(step) else step - dreamt
+
     @property
-    def unseen(self) -> "Chain":
-        """The same chain where nothing is seen of what it clamps and its start pass draws too."""
-        drawn = {v for block in self.draws(0) for v, _ in block}
-        return replace(self, mode={v: replace(s, clamped=s.clamped and v not in drawn) for v, s in self.mode.items()})
+    def drawn(self) -> frozenset[str]:
+        """What its start pass draws."""
+        return frozenset(v for block in self.draws(0) for v, _ in block)
+
+    def without(self, unseen: frozenset[str]) -> "Chain":
+        """The same chain in an example of which these clamped variables are not seen."""
+        return replace(self, mode={v: replace(s, clamped=s.clamped and v not in unseen) for v, s in self.mode.items()})
 
     def shared(self, noise: Noise, given: State, seen: State, batch: int) -> State:
         """The masks `seen`, less those examples that are not to be held, see `Stance.share`."""
@@ -500,12 +511,13 @@ def part(state: State, rows: slice) -> State:
     return {v: x[rows] for v, x in state.items()}
 
 
-def endings(chain: Chain, graph: Graph, steps: int) -> dict[str, frozenset[str]]:
+def endings(chain: Chain, graph: Graph, steps: int, unseen: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
     """For each variable whose last draw was given *final* values alone: whom it heard in that draw.
 
     A variable that hears somebody who is drawn again later does not end on its conditional and is left out.
+    unseen: what stands there as a draw of the prior, and is heard, until its turn comes (see `Chain.init`).
     """
-    present, when, last = set(chain.there), {}, {}
+    present, when, last = chain.there | unseen, {}, {}
     for t, block in enumerate(chain.draws(steps)):
         names = [v for v, _ in block]
         for v, hears in block:
@@ -527,21 +539,20 @@ def check_pairing(graph: Graph, clamped: Chain, unclamped: Chain) -> None:
     """Refuse a game to which some conditional is invisible.
 
     If both chains last draw v from the same conditional, given the final values of the same neighbours, then the two joints
-    share that factor and no critic, however good, can tell a wrong one from a right one.  A variable that the clamped chain
-    clamps and its start pass draws too may be unseen in any example: there as well the critic must not be blind.
+    share that factor and no critic, however good, can tell a wrong one from a right one.  Of the variables that the clamped chain
+    clamps and its start pass draws too, any may be unseen in an example: there as well the critic must not be blind.
 
     Raises:
         ValueError: naming the variable and the conditional.
     """
-    if clamped.unseen.clamped != clamped.clamped:
-        check_pairing(graph, clamped.unseen, unclamped)
-    for a, b in product(_lengths(clamped), _lengths(unclamped)):
-        left, right = endings(clamped, graph, a), endings(unclamped, graph, b)
-        for v in left.keys() & right.keys():
+    for unseen, a, b in product(_blanks(clamped), _lengths(clamped), _lengths(unclamped)):
+        left, right = endings(clamped.without(unseen), graph, a, unseen), endings(unclamped, graph, b)
+        for v in sorted(left.keys() & right.keys()):
             if left[v] == right[v]:
                 given = ", ".join(sorted(left[v])) or "nothing"
+                where = f" where {', '.join(sorted(unseen))} is not known" if unseen else ""
                 raise ValueError(
-                    f"both chains end on {v} given {given}: the critic would be blind to that conditional; "
+                    f"both chains end on {v} given {given}: the critic would be blind to that conditional{where}; "
                     f"let one of them draw {v} earlier, or given other neighbours"
                 )
 
@@ -560,14 +571,21 @@ def check_hearing(graph: Graph, clamped: Chain, unclamped: Chain, critics: Seque
         ValueError: naming the conditional.
     """
     both = _held(clamped) & _held(unclamped)
-    for chain in (clamped, clamped.unseen, unclamped):
-        for v, hears in (end for steps in _lengths(chain) for end in endings(chain, graph, steps).items()):
+    sights = [(clamped.without(unseen), unseen) for unseen in _blanks(clamped)]
+    for chain, unseen in [*sights, (unclamped, frozenset())]:
+        for v, hears in (end for steps in _lengths(chain) for end in endings(chain, graph, steps, unseen).items()):
             if v in both and not any({v} | (hears & both) <= heard for heard in critics):
                 together = ", ".join(sorted(hears & both)) or "nothing"
                 raise ValueError(
                     f"a chain ends on {v} given {together}, and no critic hears all of these: that conditional would go "
                     "unseen; let one critic hear them together"
                 )
+
+
+def _blanks(clamped: Chain) -> list[frozenset[str]]:
+    """Every set of variables that an example may leave unknown, none of them first."""
+    may = sorted(clamped.clamped & clamped.drawn)
+    return [frozenset(some) for many in range(len(may) + 1) for some in combinations(may, many)]
 
 
 def _lengths(chain: Chain) -> list[int]:

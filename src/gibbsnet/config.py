@@ -52,6 +52,10 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
     "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
     "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
+    "trainer.precision": (
+        "a precision without loss scaling, for example 32-true or bf16-mixed",  # the game takes its gradients itself
+        lambda v: not str(v).startswith("16"),
+    ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     **dict.fromkeys(("data.labels", "data.classes"), ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1))),
     **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),

@@ -20,7 +20,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_pairing, check_values, parse, part
+from .chain import Attentive, Chain, Stance, Wakeful, check_hearing, check_pairing, check_values, endings, parse, part
 from .families import Gaussian, whole
 from .game import Game, Outcome
 from .graph import AGE, Audible, Graph, State, build_critics, build_graph
@@ -152,6 +152,9 @@ class GibbsNet(LightningModule):
         self.kept_by_all = False
         self.replays = False  # whether steps are recorded and replayed, see `replay`
         self.diagnostics: dict[str, Tensor] = {}
+        self.penalties: dict[
+            str, Tensor
+        ] = {}  # of the last batch that took them: a row of the record may come between two
         self.skipped = {"row": 0, "all": 0}  # batches without a step: those just now, and in all
         self.check()
 
@@ -179,6 +182,9 @@ class GibbsNet(LightningModule):
                 f"game.shift={self.game.shift}: expected 0, or fewer pixels than images of shape {self.graph['x'].shape} have"
             )
         check_lessons(self.graph, self.clamped, self.supervised)
+        for v, stance in self.clamped.mode.items():
+            if stance.share < 1 or stance.silent:
+                _refuse_undrawn(self.clamped, v, f"share={stance.share} silent={stance.silent}")
         self._check_floors()
         for step in (0, 1):  # with dream_every two games alternate; the whole range of steps holds what has risen of it
             unclamped = replace(self.unclamped, rise=0).during(step)
@@ -249,7 +255,9 @@ class GibbsNet(LightningModule):
                 self._follow(step - self.skipped["all"])
             self.step += 1
             self.images += noise.ranks * len(batch["x"])
-        self.diagnostics = {} if skipped else outcome.diagnostics
+        if not skipped:
+            self.penalties |= {name: x for name, x in outcome.diagnostics.items() if name.startswith("penalty")}
+        self.diagnostics = {} if skipped else outcome.diagnostics | self.penalties
         if self._skips:
             self.diagnostics["skipped"] = torch.tensor(float(self.skipped["all"]))
 
@@ -277,7 +285,11 @@ class GibbsNet(LightningModule):
         if not (self.replays and self._recordable(step)):
             self._reseed(noise)
             return self._game(inputs, noise, step)
-        kind = self.game.due(step), chain.dreams(step), chain.during(step).ranges  # all that `_game` does with the step
+        kind = (
+            self.game.due(chain.turn(step)),
+            chain.dreams(step),
+            chain.during(step).ranges,
+        )  # all that `_game` does with the step
         real, kept, outcome = self._replayed(kind, inputs, noise, step)
         diagnostics = {name: value.clone() for name, value in outcome.diagnostics.items()}
         return real, {v: x.clone() for v, x in kept.items()}, outcome._replace(diagnostics=diagnostics)
@@ -343,7 +355,8 @@ class GibbsNet(LightningModule):
         views = [
             self._shown(state, noise.at("shift", side)) for side, state in (("clamped", real), ("unclamped", fake))
         ]
-        return self.game.play(self.critics, *views, *self._players, step, audible, self._terms(real))
+        turn = self.unclamped.turn(step)
+        return self.game.play(self.critics, *views, *self._players, turn, audible, self._terms(real))
 
     def _shown(self, state: State, noise: Noise) -> State:
         """What the critics read of a chain's last state: x moved, where the game moves it."""
@@ -425,10 +438,12 @@ class GibbsNet(LightningModule):
         whole = self.kept_by_all
         checkpoint["kept"] = {v: x if whole else self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
         checkpoint["skipped"] = dict(self.skipped)
+        checkpoint["penalties"] = {name: self.all_gather(x).mean() for name, x in self.penalties.items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.kept, self.kept_by_all = checkpoint.get("kept", {}), True
         self.skipped = dict(checkpoint.get("skipped", self.skipped))
+        self.penalties = checkpoint.get("penalties", {})
 
     @cached_property
     def _players(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -605,15 +620,23 @@ class GibbsNet(LightningModule):
 
     @torch.no_grad()
     def posterior_mean(self, given: State, latent: str, seed: int) -> Tensor:
-        """E[latent | given], shape (B, *): exact where one conditional gives it, else the mean of 16 clamped draws."""
-        given = self._held(given)
-        conditional, first = self._ready()[latent], dict(parse(self.clamped.start[0]))
+        """E[latent | given], shape (B, *): exact where one conditional gives it, else the mean over 16 clamped draws.
+
+        Of a label, whose own draws would be 16 votes, that mean is of its probabilities given the others in each draw.
+        """
+        held, conditional, first = self._held(given), self._ready()[latent], dict(parse(self.clamped.start[0]))
+        blind = {v for v, known in self._known(given).items() if not known.all()}
         if self.clamped.range[1] == 0 and latent in first:
             hears = first[latent]
-            heard = {u: x for u, x in given.items() if u not in first and (hears is None or u in hears)}
-            return conditional.mean(heard, len(given["x"]))
-        draws = [self.infer(given, seed_of(seed, k))[latent] for k in range(DRAWS_FOR_MEAN)]
-        return torch.stack(draws).mean(0)
+            heard = {u: x for u, x in held.items() if u not in first and (hears is None or u in hears)}
+            if not blind & heard.keys():
+                return conditional.mean(heard, len(held["x"]))
+        draws = [self.infer(given, seed_of(seed, k)) for k in range(DRAWS_FOR_MEAN)]
+        ends = endings(perceiving(self.clamped, held), self.graph, self.clamped.range[1])
+        if latent in self.labels and latent in ends:
+            heard = [{u: draw[u] for u in ends[latent]} for draw in draws]
+            return torch.stack([conditional.mean(state, len(held["x"])) for state in heard]).mean(0)
+        return torch.stack([draw[latent] for draw in draws]).mean(0)
 
     @torch.no_grad()
     def reconstruct(self, state: State, latent: str, seed: int) -> Tensor:
@@ -621,20 +644,17 @@ class GibbsNet(LightningModule):
 
         Those that the start pass draws together with the latent are drawn too, hearing none of what was inferred above them.
         """
-        blocks = [[v for v, _ in parse(block)] for block in self.unclamped.start]
-        first = next((k for k, block in enumerate(blocks) if latent in block), len(blocks) - 1)
-        below = [v for block in blocks[first:] for v in block]
         held = {v: state[v] for v in [latent, *self.labels] if v in state}
-        return self._down(held, [v for v in below if v not in held], self._keyed(seed, "reconstruct"))["x"]
+        return self._down(held, self._downward({latent}), self._keyed(seed, "reconstruct"))["x"]
 
     @torch.no_grad()
     def decode(self, state: State, seed: int) -> Tensor:
-        """x given the latents and labels in `state`; what is missing is drawn downward from what is there."""
-        order = [v for block in self.unclamped.start for v, _ in parse(block)]
-        there = [k for k, v in enumerate(order) if v in state and v != "x"]
-        below = [v for v in order[min(there) :] if v not in state or v == "x"]
+        """x given the latents and labels in `state`; what is missing is drawn downward from what is there, and what the start
+        pass draws together with it too."""
         held = {v: u for v, u in state.items() if v != "x"}
-        return self._down(held, below, self._keyed(seed, "decode"))["x"]
+        if not held:
+            raise ValueError(f"nothing to decode: expected some of {', '.join([*self.latents, *self.labels])}")
+        return self._down(held, self._downward(set(held)), self._keyed(seed, "decode"))["x"]
 
     def edit(self, state: State, v: str, value: Tensor, seed: int) -> Tensor:
         """x with label v changed to `value`, given the latents and labels in `state`; those of `below` are drawn anew."""
@@ -648,9 +668,16 @@ class GibbsNet(LightningModule):
             told |= {u for u, hears in block if u == v or told & (self.graph.neighbours(u) if hears is None else hears)}
         return [u for u in self.latents if u in told and u != v]
 
+    def _downward(self, names: set[str]) -> list[str]:
+        """What the start pass draws from that block on in which the first of these is; its last block where none is."""
+        blocks = [[v for v, _ in parse(block)] for block in self.unclamped.start]
+        first = next((k for k, block in enumerate(blocks) if not names.isdisjoint(block)), len(blocks) - 1)
+        return [v for block in blocks[first:] for v in block]
+
     def _down(self, state: State, names: list[str], noise: Noise) -> State:
+        """The state with those of the names drawn that it lacks, one after another."""
         graph, batch = self._ready(), len(next(iter(state.values())))
-        for v in names:
+        for v in (v for v in names if v not in state):
             state = state | graph.draw([v], state, batch, noise)
         return state
 
@@ -689,6 +716,12 @@ def _refuse_for_the_clamped(chain: Chain) -> None:
         )
 
 
+def _refuse_undrawn(clamped: Chain, v: str, why: str) -> None:
+    """Where nothing says v the clamped chain has to draw it, or the model's own prior would pass for data."""
+    if v in clamped.clamped - clamped.drawn:
+        raise ValueError(f"{v} may be unknown ({why}), and the clamped chain never draws it: name it in its start")
+
+
 def _refuse_sweeps(name: str, module: GibbsNet) -> None:
     if module.clamped.range[1] or module.unclamped.range[1]:
         raise ValueError(
@@ -721,4 +754,7 @@ def build(config: Mapping, shape: tuple[int, ...]) -> GibbsNet:
     if unsized := sorted(v for v, variable in graph.items() if variable["shape"] == [None]):
         who = f"model={config['model']['name']} has {', '.join(unsized)}"
         raise ValueError(f"{who}: say how many classes there are, data.classes=K")
-    return MODELS[kind](graph=graph, networks=networks, **rest)
+    module = MODELS[kind](graph=graph, networks=networks, **rest)
+    if config["data"].get("labels"):
+        _refuse_undrawn(module.clamped, "y", f"data.labels={config['data']['labels']}")
+    return module

@@ -57,6 +57,9 @@ def train(config: Mapping) -> Path:
     if (caught := callbacks.interrupted(trainer)) and trainer.is_global_zero:
         cluster.go_on(caught, f"{run}: {caught.name} at step {trainer.global_step}")
         raise KeyboardInterrupt(caught)
+    steps, limit = trainer.global_step, config["trainer"]["max_time"]
+    if limit and steps < config["steps"] and trainer.is_global_zero and not config["trainer"]["fast_dev_run"]:
+        print(f"{run}: trainer.max_time={limit} ends it at step {steps} of {config['steps']}; with more it goes on")
     return run
 
 

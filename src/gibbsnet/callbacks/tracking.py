@@ -81,7 +81,7 @@ def tracker(
     """
     if rank_zero_only.rank != 0:  # Lightning wants a logger on every rank; only the first has a run
         return None if resolve(mode)[0] == "disabled" else WandbLogger(project=project, save_dir=run)
-    filed = dict(project=project, name=name, group=group, tags=list(tags), job_type=job_type)
+    filed = dict(project=project, entity=entity, name=name, group=group, tags=list(tags), job_type=job_type)
     opened = _begin(Path(run), mode, config=config, **filed)
     return opened and WandbLogger(experiment=opened, project=project, save_dir=run)
 
@@ -102,7 +102,9 @@ def log_metrics(
         figures: (name, png file) pairs.
         mode, project, entity: see `tracker`.
     """
-    opened = _begin(Path(run), mode, project=project, job_type="evaluate") if rank_zero_only.rank == 0 else None
+    if rank_zero_only.rank != 0:
+        return
+    opened = _begin(Path(run), mode, project=project, entity=entity, job_type="evaluate")
     if opened is None:
         return
     import wandb

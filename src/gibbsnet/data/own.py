@@ -82,6 +82,11 @@ def labels(array: np.ndarray | None, n: int, path: Path) -> np.ndarray | None:
     array = array.reshape(len(array), -1)[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.shape != (n,) or array.dtype.kind not in "biuUS":
         raise DataError(f"{path}: its labels are {array.dtype} {array.shape}, expected {n} integers or names")
+    if array.dtype.kind == "i" and array.min() < 0:
+        raise DataError(
+            f"{path}: label {array.min()}: expected integers of at least 0; leave images without a label out, or hide known "
+            "labels with data.labels=K"
+        )
     return array
 
 
@@ -114,10 +119,19 @@ def image_files(path: Path) -> list[Path]:
     """Every visible file below the folder with the suffix of an image, sorted."""
     if not path.is_dir():
         raise DataError(f"{path} is missing or no folder: path must name a folder of images")
-    files = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not hidden(file.relative_to(path))
+    )
     if not files:
         raise DataError(f"{path} holds no images: expected files that end in {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+def hidden(file: Path) -> bool:
+    """Whether the file or a folder on the way to it begins with a dot: thumbnails, a notebook's checkpoints."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 def detected(files: list[Path]) -> int:

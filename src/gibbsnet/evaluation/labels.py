@@ -4,7 +4,7 @@ and attributes there may be a cross-entropy beside the game, `supervised` in con
 asked       y clamped, the chain runs freely: does the judge see the class that was asked for?
 joint       nothing clamped: does the judge give x the class that the chain gives it?
 copied      y clamped: is a sample nearer to a training image whose label is known than to all the others?
-classified  x clamped: argmax_y q(y|x) on test images
+classified  x clamped: argmax_y q(y|x) on test images, of its mean over 16 draws of what lies between
 attributes  y and a clamped to those of test images: does a sample measure as it was asked to?
 edits       a measured of a test image and clamped, z and y inferred; then one attribute is changed and x drawn
 halves      y clamped and half of the image, by chains that listen to that half (attentive) and by plain ones
