@@ -66,6 +66,12 @@ def test_every_row_holds_the_penalties_of_the_last_batch_that_took_them(tmp_path
     assert sorted(taken) == [0, 4, 8]
     expected = {2 * k + 2: taken[(2 * k + 1) // 4 * 4] for k in range(6)}
     assert {row["step"]: row["train/penalty_x"] for row in rows} == pytest.approx(expected)
+    # Gone on with from a checkpoint between two of them: batch 4 took them, the row of step 8 comes before batch 8.
+    half = copy(run, tmp_path / "half")
+    (half / "checkpoints" / "last.ckpt").unlink()
+    trained(half, *settings)
+    assert load(half, "previous")["global_step"] == 6
+    assert_equal(run, half)
 
 
 # A damaged checkpoint

@@ -53,7 +53,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
     "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
     "trainer.precision": (
-        "a precision without loss scaling, for example 32-true or bf16-mixed",  # the game takes its gradients itself
+        "bf16-mixed, 32-true or another, but no half precision",  # the game takes its gradients itself: nothing scales them
         lambda v: not str(v).startswith("16"),
     ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),

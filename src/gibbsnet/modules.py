@@ -152,9 +152,8 @@ class GibbsNet(LightningModule):
         self.kept_by_all = False
         self.replays = False  # whether steps are recorded and replayed, see `replay`
         self.diagnostics: dict[str, Tensor] = {}
-        self.penalties: dict[
-            str, Tensor
-        ] = {}  # of the last batch that took them: a row of the record may come between two
+        # Of the last batch that took them: a row of the record may come between two.
+        self.penalties: dict[str, Tensor] = {}
         self.skipped = {"row": 0, "all": 0}  # batches without a step: those just now, and in all
         self.check()
 
@@ -285,11 +284,8 @@ class GibbsNet(LightningModule):
         if not (self.replays and self._recordable(step)):
             self._reseed(noise)
             return self._game(inputs, noise, step)
-        kind = (
-            self.game.due(chain.turn(step)),
-            chain.dreams(step),
-            chain.during(step).ranges,
-        )  # all that `_game` does with the step
+        # All that `_game` does with the step:
+        kind = self.game.due(chain.turn(step)), chain.dreams(step), chain.during(step).ranges
         real, kept, outcome = self._replayed(kind, inputs, noise, step)
         diagnostics = {name: value.clone() for name, value in outcome.diagnostics.items()}
         return real, {v: x.clone() for v, x in kept.items()}, outcome._replace(diagnostics=diagnostics)
@@ -422,6 +418,11 @@ class GibbsNet(LightningModule):
             v: x for v, x in data.items() if v in self.clamped.clamped and self.graph[v].family.labelled and whole(x)
         }
         return {v: (x.long() >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
+
+    def _said(self, data: State) -> State:
+        """The data without those labels that are unknown in every example."""
+        silent = {v for v, mask in self._known(data).items() if not mask.any()}
+        return {v: x for v, x in data.items() if v not in silent}
 
     def _spoken(self, data: State) -> Audible:
         """Where labels that are to be silent when they are unknown are known."""
@@ -624,6 +625,7 @@ class GibbsNet(LightningModule):
 
         Of a label, whose own draws would be 16 votes, that mean is of its probabilities given the others in each draw.
         """
+        given = self._said(given)
         held, conditional, first = self._held(given), self._ready()[latent], dict(parse(self.clamped.start[0]))
         blind = {v for v, known in self._known(given).items() if not known.all()}
         if self.clamped.range[1] == 0 and latent in first:
@@ -632,10 +634,12 @@ class GibbsNet(LightningModule):
             if not blind & heard.keys():
                 return conditional.mean(heard, len(held["x"]))
         draws = [self.infer(given, seed_of(seed, k)) for k in range(DRAWS_FOR_MEAN)]
-        ends = endings(perceiving(self.clamped, held), self.graph, self.clamped.range[1])
+        perceives = perceiving(self.clamped, held).without(frozenset(blind))
+        ends = endings(perceives, self.graph, self.clamped.range[1], frozenset(blind))
         if latent in self.labels and latent in ends:
             heard = [{u: draw[u] for u in ends[latent]} for draw in draws]
-            return torch.stack([conditional.mean(state, len(held["x"])) for state in heard]).mean(0)
+            mean = torch.stack([conditional.mean(state, len(held["x"])) for state in heard]).mean(0)
+            return torch.where(self._known(given)[latent], held[latent], mean) if latent in blind else mean
         return torch.stack([draw[latent] for draw in draws]).mean(0)
 
     @torch.no_grad()

@@ -82,7 +82,7 @@ def labels(array: np.ndarray | None, n: int, path: Path) -> np.ndarray | None:
     array = array.reshape(len(array), -1)[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.shape != (n,) or array.dtype.kind not in "biuUS":
         raise DataError(f"{path}: its labels are {array.dtype} {array.shape}, expected {n} integers or names")
-    if array.dtype.kind == "i" and array.min() < 0:
+    if array.dtype.kind == "i" and (array < 0).any():
         raise DataError(
             f"{path}: label {array.min()}: expected integers of at least 0; leave images without a label out, or hide known "
             "labels with data.labels=K"
