@@ -419,11 +419,6 @@ class GibbsNet(LightningModule):
         }
         return {v: (x.long() >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
 
-    def _said(self, data: State) -> State:
-        """The data without those labels that are unknown in every example."""
-        silent = {v for v, mask in self._known(data).items() if not mask.any()}
-        return {v: x for v, x in data.items() if v not in silent}
-
     def _spoken(self, data: State) -> Audible:
         """Where labels that are to be silent when they are unknown are known."""
         return {v: mask[:, 0] for v, mask in self._known(data).items() if self.clamped.mode[v].silent}
@@ -625,7 +620,6 @@ class GibbsNet(LightningModule):
 
         Of a label, whose own draws would be 16 votes, that mean is of its probabilities given the others in each draw.
         """
-        given = self._said(given)
         held, conditional, first = self._held(given), self._ready()[latent], dict(parse(self.clamped.start[0]))
         blind = {v for v, known in self._known(given).items() if not known.all()}
         if self.clamped.range[1] == 0 and latent in first:
