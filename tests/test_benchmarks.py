@@ -68,6 +68,7 @@ def test_contenders_that_share_a_module_keep_their_own_rules():
     module, x = module_of("digits", "gibbsnet", CPU), batch_of("digits", CPU)
     plain = Entry("digits", "GibbsNet N=3", model="gibbsnet", steps=3)
     for entry in (plain, replace(plain, penalties=True), plain):
+        module.penalties.clear()  # they stay until others are taken
         contender(entry, module, x)()
         assert ("penalty_x" in module.diagnostics) == entry.penalties and module.N == 3
 
