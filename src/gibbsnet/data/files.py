@@ -4,10 +4,10 @@ import hashlib
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import shorten
 
 from gibbsnet.data.sets import DataError
+from gibbsnet.files import replace
 
 # As published by torchvision (MNIST without .gz: of the same files, decompressed) and http://ufldl.stanford.edu/housenumbers/
 MD5 = {
@@ -50,11 +50,11 @@ def find_member(root: str | Path, member: str, url: str, download: bool) -> Path
         archive = find(root, [Path(url).name], url, download)
         check(archive)
         try:
-            with tarfile.open(archive) as tar, TemporaryDirectory(dir=root) as draft:
-                tar.extract(member, draft, filter="data")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                Path(draft, member).replace(target)  # in one move: other ranks may be looking for it
-        except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+            # Read, not extracted: nothing of an archive's paths and modes counts, and old Pythons have no filter for them.
+            with tarfile.open(archive) as tar:
+                content = tar.extractfile(member).read()
+            replace(target, lambda draft: draft.write_bytes(content), raced=True)  # other ranks may be looking for it
+        except (OSError, EOFError, KeyError, AttributeError, tarfile.TarError) as error:  # AttributeError: a folder
             raise DataError(f"{archive} does not give {member} ({oneline(error)}): delete or replace it") from error
     return target
 
