@@ -113,6 +113,8 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     scores = [
         run / f"{name}{suffix}.json" for name in ("metrics", "scored", "labels") for suffix in ("", "_validation")
     ]
+    (run / "samples").mkdir()
+    scores += [run / "samples" / name for name in ("fill.png", "fill.npz")]
     for path in scores:
         path.write_text("{}")
     assert main(["train", "model=ali", "optim.lr=0.5", "restart=true", f"run={run}", *quick]) == 0

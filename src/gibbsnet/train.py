@@ -130,7 +130,8 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
         print(f"{run}: beginning anew")
         measured = run.glob("*.json")  # of the weights that go: by training, `evaluate` and benchmarks
         records = [run / "history.jsonl", run / "wandb_id.txt", *measured]
-        for old in [*checkpoints.glob("*.ckpt"), *(run / "figures").glob("*.png"), *records]:
+        drawn = [*(run / "figures").glob("*.png"), *(run / "samples").glob("*.png"), *(run / "samples").glob("*.npz")]
+        for old in [*checkpoints.glob("*.ckpt"), *drawn, *records]:
             old.unlink(missing_ok=True)
     if claimed.damaged:
         aside = claimed.damaged.with_suffix(".damaged")

@@ -188,7 +188,8 @@ class DataModule(LightningDataModule):
             self.data = self.data.measured() if self.attributes else self.data
             self.known = None if self.labels is None else self._choose()
         if self.batch_size > len(self.data.train):
-            raise DataError(f"batch_size {self.batch_size} is larger than the training set ({len(self.data.train)})")
+            n = len(self.data.train)
+            raise DataError(f"data.batch_size={self.batch_size} is larger than the training set: say {n} or less")
         self.shared_by(self.ranks)
 
     def _choose(self) -> Tensor:
