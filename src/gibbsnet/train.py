@@ -272,7 +272,9 @@ def load_run(run: Path, config: Mapping, shape: tuple[int, ...], digest: str | N
     """
     path = Path(run, "checkpoints", "best.ckpt")
     if not path.exists():
-        raise ConfigError(f"{path} does not exist: train first, with python -m gibbsnet train run={run}")
+        raise ConfigError(
+            f"{path} does not exist: train first, or go on with the command that the training was begun with"
+        )
     module = build(config, shape)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
