@@ -8,6 +8,7 @@ import torch
 
 from gibbsnet.classifier import save_judge, train_judge
 from gibbsnet.data import load
+from gibbsnet.graph import Conditional
 
 ROOT = Path(__file__).parents[1]
 # Tracing costs a third of a test's time. These files walk again, over every model or under every fault, what others have walked.
@@ -55,3 +56,24 @@ def quick(judges) -> list[str]:
     """Settings for a training of seconds."""
     return ["steps=20", "every.log=5", "every.validate=10", "every.checkpoint=10", "tracking.mode=disabled", f"judges={judges}",
             "trainer.accelerator=cpu", "trainer.progress=false", "evaluation.samples=500", "evaluation.steps=[0,1]"]  # fmt: skip
+
+
+@pytest.fixture
+def record(monkeypatch):
+    """Every draw that a graph makes from now on: (variable, whom of its neighbours it finds present, value, audible)."""
+    rows, draw = [], Conditional.draw
+
+    def spy(self, state, batch, noise, audible={}):
+        value = draw(self, state, batch, noise, audible)
+        rows.append((names[id(self)], "".join(sorted(set(state) & set(self.messages))), value, audible))
+        return value
+
+    names = {}
+
+    def start(g):
+        monkeypatch.setattr(Conditional, "draw", spy)
+        names.update({id(g[v]): v for v in g})
+        rows.clear()
+        return rows
+
+    return start

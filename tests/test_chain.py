@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from gibbsnet.chain import Chain, Stance, check_pairing, endings, parse
-from gibbsnet.graph import Conditional
 from gibbsnet.noise import Noise
 from tests.models import ALI, GIBBS, GIBBS2, HALI, HELD, PAIR, TOWER, graph, normal
 
@@ -13,27 +12,6 @@ B = 6
 X = {"x": normal(B, 3)}
 LEARNED = {v: {**options, "prior": "learned"} for v, options in PAIR.items()}
 LEARNED_TOWER = {v: {**options, "prior": "learned"} for v, options in TOWER.items()}
-
-
-@pytest.fixture
-def record(monkeypatch):
-    """Every draw there is: (variable, whom of its neighbours it finds present, value, audible)."""
-    rows, draw = [], Conditional.draw
-
-    def spy(self, state, batch, noise, audible={}):
-        value = draw(self, state, batch, noise, audible)
-        rows.append((names[id(self)], "".join(sorted(set(state) & set(self.messages))), value, audible))
-        return value
-
-    names = {}
-    monkeypatch.setattr(Conditional, "draw", spy)
-
-    def start(g):
-        names.update({id(g[v]): v for v in g})
-        rows.clear()
-        return rows
-
-    return start
 
 
 def equal(a, b):

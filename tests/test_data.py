@@ -449,6 +449,10 @@ def test_cifar10_is_taken_out_of_its_archive_and_nothing_is_overwritten(tmp_path
     load("cifar10", root=tmp_path, download=False, verify=False, validation=10)
     assert gone.read_bytes() == published and mine.read_bytes() == published
     gone.unlink()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path, "cifar-10-batches-py/test_batch", recursive=False)
+    monkeypatch.setitem(files.MD5, archive.name, hashlib.md5(archive.read_bytes()).hexdigest())
+    refused("test_batch is no file there", name="cifar10", root=tmp_path, download=False, verify=False, validation=10)
     monkeypatch.setitem(files.MD5, archive.name, "0" * 32)
     refused(archive, "0" * 32, name="cifar10", root=tmp_path, download=False)
 

@@ -327,37 +327,15 @@ def test_reconstruction_and_decoding_read_only_what_they_should(model):
     assert (m.decode(latents, 1) - m.graph["x"].mean(latents, B)).abs().max() < 0.06
 
 
-def drawn(m, monkeypatch):
-    """What the averaged weights draw from now on: (variable, whom of its neighbours it finds)."""
-    rows, draw = [], type(m.graph["x"]).draw
-    names = {id(m.ema.module[v]): v for v in m.graph}
-
-    def spy(self, state, batch, noise, audible={}):
-        rows.append((names[id(self)], set(state) & set(self.messages)))
-        return draw(self, state, batch, noise, audible)
-
-    monkeypatch.setattr(type(m.graph["x"]), "draw", spy)
-    return rows
-
-
-def test_neighbours_on_one_level_are_reconstructed_from_alike(monkeypatch):
+def test_neighbours_on_one_level_are_reconstructed_and_decoded_from_alike(record):
     """From z1 and from w1: the other one is drawn hearing nobody, then x given both."""
     m = module("diamond")
-    state, heard = m.infer(points(), 0), drawn(m, monkeypatch)
+    state = m.infer(points(), 0)
     for latent, other in (("z1", "w1"), ("w1", "z1")):
-        heard.clear()
-        m.reconstruct(state, latent, 0)
-        assert heard == [(other, set()), ("x", {"z1", "w1"})]
-
-
-def test_what_is_drawn_together_with_what_is_decoded_is_drawn_too(monkeypatch):
-    """From either arm of the diamond, by itself, x hears both."""
-    m = module("diamond")
-    state, heard = m.infer(points(), 0), drawn(m, monkeypatch)
-    for latent, other in (("z1", "w1"), ("w1", "z1")):
-        heard.clear()
-        m.decode({latent: state[latent]}, 0)
-        assert heard == [(other, set()), ("x", {"z1", "w1"})]
+        for make in (lambda v: m.reconstruct(state, v, 0), lambda v: m.decode({v: state[v]}, 0)):
+            rows = record(m.ema.module)
+            make(latent)
+            assert [(v, hears) for v, hears, *_ in rows] == [(other, ""), ("x", "w1z1")]
     with pytest.raises(ValueError, match="nothing to decode: expected some of z1, w1, z2"):
         m.decode({"x": state["x"]}, 0)
 

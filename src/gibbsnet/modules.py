@@ -628,13 +628,17 @@ class GibbsNet(LightningModule):
             if not blind & heard.keys():
                 return conditional.mean(heard, len(held["x"]))
         draws = [self.infer(given, seed_of(seed, k)) for k in range(DRAWS_FOR_MEAN)]
-        perceives = perceiving(self.clamped, held).without(frozenset(blind))
-        ends = endings(perceives, self.graph, self.clamped.range[1], frozenset(blind))
+        chain = perceiving(self.clamped, held).without(frozenset(blind))
+        ends = endings(chain, self.graph, self.clamped.range[1], frozenset(blind))
         if latent in self.labels and latent in ends:
-            heard = [{u: draw[u] for u in ends[latent]} for draw in draws]
-            mean = torch.stack([conditional.mean(state, len(held["x"])) for state in heard]).mean(0)
-            return torch.where(self._known(given)[latent], held[latent], mean) if latent in blind else mean
+            return self._mean_label(latent, ends[latent], given, draws)
         return torch.stack([draw[latent] for draw in draws]).mean(0)
+
+    def _mean_label(self, v: str, hears: frozenset[str], given: State, draws: list[State]) -> Tensor:
+        """Label v where it is known, elsewhere the mean of its probabilities given those whom it hears, over clamped draws."""
+        size = len(given["x"])
+        mean = torch.stack([self._ready()[v].mean({u: draw[u] for u in hears}, size) for draw in draws]).mean(0)
+        return torch.where(self._known(given)[v], draws[0][v], mean) if v in given else mean
 
     @torch.no_grad()
     def reconstruct(self, state: State, latent: str, seed: int) -> Tensor:

@@ -52,9 +52,11 @@ def find_member(root: str | Path, member: str, url: str, download: bool) -> Path
         try:
             # Read, not extracted: nothing of an archive's paths and modes counts, and old Pythons have no filter for them.
             with tarfile.open(archive) as tar:
-                content = tar.extractfile(member).read()
+                if (packed := tar.extractfile(member)) is None:
+                    raise tarfile.ReadError(f"{member} is no file there")
+                content = packed.read()
             replace(target, lambda draft: draft.write_bytes(content), raced=True)  # other ranks may be looking for it
-        except (OSError, EOFError, KeyError, AttributeError, tarfile.TarError) as error:  # AttributeError: a folder
+        except (OSError, EOFError, KeyError, tarfile.TarError) as error:
             raise DataError(f"{archive} does not give {member} ({oneline(error)}): delete or replace it") from error
     return target
 
