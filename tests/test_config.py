@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -129,7 +131,7 @@ def test_written_and_read_back(tmp_path):
     assert read(tmp_path / "run") == loaded
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words"])
+@pytest.mark.parametrize("text", ["a: [", "just words", "seed: 3"])
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml"):
@@ -143,6 +145,81 @@ def test_a_run_can_be_read_in_another_chain_but_not_as_another_model(tmp_path):
     assert longer["command"] == trained["command"]
     with pytest.raises(ConfigError, match="model=hali"):
         load(["model=hali"], into=trained)
+
+
+@pytest.mark.parametrize(
+    "command, setting",
+    [
+        ("sample", "seed=2"),
+        ("sample", "steps=5"),
+        ("sample", "size.critic=8"),
+        ("sample", "evaluation.samples=20"),
+        ("sample", "chains.clamped.steps=1"),
+        ("evaluate", "chains.unclamped.steps=9"),
+        ("evaluate", "mode=dreaming"),
+        ("evaluate", "clamp.hole=left"),
+        ("evaluate", "data=mnist"),
+        ("evaluate", "restart=true"),
+    ],
+)
+def test_what_would_change_nothing_after_the_training_is_refused(command, setting):
+    with pytest.raises(
+        ConfigError, match=rf"{setting.partition('=')[0]}: {command} does not read it.*evaluation\..*judges"
+    ):
+        load([setting], load([]), command)
+
+
+@pytest.mark.parametrize(
+    "command, settings",
+    [
+        ("sample", ["run=x", "chains.unclamped.steps=9", "clamp.hole=left", "evaluation.seed=3", "trainer.threads=1"]),
+        (
+            "evaluate",
+            ["run=x", "evaluation.samples=20", "trainer.accelerator=cpu", "tracking.mode=disabled", "judges=j"],
+        ),
+    ],
+)
+def test_what_is_read_after_the_training_can_be_said(command, settings):
+    assert load(settings, load([]), command)["run"] == "x"
+    with pytest.raises(ConfigError, match=r"unknown key 'evaluation\.sample': did you mean"):
+        load(["evaluation.sample=20"], load([]), command)
+
+
+@pytest.mark.parametrize(
+    "setting, expected",
+    [
+        ("seed=null", "seed=None: expected an integer in 0..4294967295"),
+        ("seed=-1", "seed=-1: expected an integer in 0..4294967295"),
+        ("evaluation.seed=4294967296", "evaluation.seed=4294967296: expected an integer in 0..4294967295"),
+        ("judges=null", "judges=None: expected a word"),
+        ("data.batch_size=null", "data.batch_size=None: expected an integer of at least 1"),
+        ("game.gamma.x=null", "game.gamma.x=None: expected a number"),
+        ("clamp.of=null", "clamp.of=None: expected a word"),
+        ("clamp.share=half", "clamp.share=half: expected a number"),
+        ("clamp.whole=z", "clamp.whole=z: expected a list of variables"),
+        ("clamp.values=3", "clamp.values=3: expected values of variables"),
+        ("clamp.channels=0", "clamp.channels=0: expected a list of integers"),
+        ("clamp.emergency=-1", "clamp.emergency=-1: expected a number of at least 0, or null"),
+        ("data.validation=1", "data.validation=1: expected an integer of at least 2, or null"),
+        ("data.channels=2", "data.channels=2: expected 1, 3 or null"),
+        ("data.image_size=big", "data.image_size=big: expected an integer"),
+        ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS, or null"),
+        ("trainer.precision=null", "trainer.precision=None: expected"),
+        ("supervised.y.known=-1.0", "supervised.y.known=-1.0: expected a number of at least 0"),
+    ],
+)
+def test_null_and_other_kinds_are_refused_where_a_value_is_needed(setting, expected):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load(["model=labelled", setting])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["optim.clip=null", "optim.floor_from=null", "data.labels=null", "network.encode.norm=null", "trainer.max_time=null",
+     "trainer.max_time=00:12:00:00", "trainer.threads=null", "run=null", "critics.joint.hears.age=null"],
+)  # fmt: skip
+def test_null_is_a_value_where_there_may_be_none(setting):
+    load(["experiment=digits", setting])
 
 
 def test_what_would_train_other_weights_is_told_from_circumstances():

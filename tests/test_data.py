@@ -513,7 +513,9 @@ U8 = np.zeros((20, 4, 4), np.uint8)
         ({"images": U8, "labels": np.zeros(19, int)}, "(19,)"),
         ({"images": U8, "labels": np.zeros(20)}, "float64"),
         ({"images": U8, "labels": np.arange(20) % 3 - 1}, "label -1: expected integers of at least 0"),
-        ({"images": U8[:9]}, "at least 10"),
+        ({"images": U8[:19]}, "at least 20"),
+        ({"images": U8, "test_images": U8[:1]}, "test_images holds 1: at least 2 are needed"),
+        ({"images": U8, "test_images": U8[:0]}, "test_images holds 0: at least 2 are needed"),
     ],
 )
 def test_npz_refused(tmp_path, arrays, why):
@@ -550,12 +552,12 @@ def test_folder_classes_and_pixels(tmp_path):
 
 
 def test_folder_without_classes(tmp_path):
-    write_tree(tmp_path, [""], each=12)
+    write_tree(tmp_path, [""], each=20)
     assert load("folder", path=tmp_path).train.y is None
 
 
 def test_folder_channels(tmp_path):
-    write_tree(tmp_path, ["gray"], each=12)
+    write_tree(tmp_path, ["gray"], each=20)
     assert load("folder", path=tmp_path).shape == (1, 5, 6)
     write_tree(tmp_path, ["colour"], mode="RGB")
     assert load("folder", path=tmp_path).shape == (3, 5, 6)
@@ -564,8 +566,8 @@ def test_folder_channels(tmp_path):
 
 
 def test_folder_of_several_sizes(tmp_path):
-    write_tree(tmp_path, ["a"])
-    write_tree(tmp_path, ["b"], size=(7, 5))
+    write_tree(tmp_path, ["a"], each=10)
+    write_tree(tmp_path, ["b"], each=10, size=(7, 5))
     refused("b/0.png", "image_size", name="folder", path=tmp_path)
     assert load("folder", path=tmp_path, image_size=4).shape == (1, 4, 4)
     refused("image_size", name="folder", path=tmp_path, image_size=-4)
@@ -574,7 +576,7 @@ def test_folder_of_several_sizes(tmp_path):
 def test_folder_crops_at_the_centre(tmp_path):
     stripes = np.repeat(np.array([0, 100, 100, 0], np.uint8)[None], 2, 0)
     (tmp_path / "a").mkdir()
-    for k in range(10):
+    for k in range(20):
         Image.fromarray(stripes).save(tmp_path / "a" / f"{k}.png")
     assert load("folder", path=tmp_path, image_size=2).train.x.unique().tolist() == [100]
 
@@ -585,7 +587,7 @@ def test_folder_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     refused(tmp_path, "no images", name="folder", path=tmp_path)
     write_tree(tmp_path, each=4)
-    refused(tmp_path, "at least 10", name="folder", path=tmp_path)
+    refused(tmp_path, "at least 20", name="folder", path=tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 40, 70])

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from gibbsnet.__main__ import COMMANDS, main
 from gibbsnet.classifier import load_judge
 from gibbsnet.modules import GibbsNet
+from gibbsnet.report.runs import read as read_run
 
 
 def weights(run, name="last"):
@@ -219,7 +221,31 @@ def test_max_time_stops_says_so_and_resumes(tmp_path, quick, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{run}: trainer.max_time=00:00:00:02 ends it at step {done} of 100000; with more it goes on"
     assert main(["train", *settings, "trainer.max_time=00:00:00:15"]) == 0, "the limit is on the run's whole time"
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > done
+    went_on = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert went_on > done
+    capsys.readouterr()
+    assert main(["evaluate", f"run={run}"]) == 0
+    assert f"its training stopped at step {went_on} of 100000, and that is what was scored" in capsys.readouterr().out
+
+
+def test_scores_say_whose_they_are(tmp_path, quick):
+    run = tmp_path / "run"
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    assert main(["evaluate", f"run={run}"]) == 0
+    assert not read_run(run).caveats
+    shutil.copy(run / "checkpoints" / "previous.ckpt", run / "checkpoints" / "best.ckpt")
+    assert read_run(run).caveats == ["its scores are of other weights than it has now: evaluate again"]
+
+
+def test_a_file_is_no_folder(tmp_path, quick, capsys):
+    file, run = tmp_path / "notes.txt", tmp_path / "run"
+    file.write_text("mine")
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    for command, setting, words in (("train", f"run={file}", quick), ("report", f"out={file}", [str(run)])):
+        capsys.readouterr()
+        assert main([command, setting, *words]) == 1
+        assert capsys.readouterr().err == f"gibbsnet {command}: {setting} is a file: say a folder\n"
+    assert file.read_text() == "mine"
 
 
 def test_clipping_is_ours_and_bounds_the_step(tmp_path, quick):
@@ -229,11 +255,23 @@ def test_clipping_is_ours_and_bounds_the_step(tmp_path, quick):
 
 
 def test_a_user_s_own_images(tmp_path, quick):
-    import numpy as np
-
     images = np.random.default_rng(0).integers(0, 256, (300, 12, 12), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", images=images)
     run = tmp_path / "own"
     assert main(["train", "data=npz", f"data.path={tmp_path / 'own.npz'}", f"run={run}", *quick]) == 0
     assert main(["evaluate", f"run={run}"]) == 0
     shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("n, labels", [(20, None), (20, 2), (40, 1)])
+def test_very_few_images_and_a_single_class(tmp_path, quick, n, labels):
+    """What is fitted to classes, or to pairs of images, has next to nothing to go by."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    named = {} if labels is None else {"labels": np.arange(n) % labels}
+    np.savez(tmp_path / "own.npz", images=images, **named)
+    run, own = tmp_path / "own", [f"data.path={tmp_path / 'own.npz'}", f"judges={tmp_path / 'judges'}"]
+    assert main(["train", "data=npz", f"run={run}", *quick, *own, "data.batch_size=8"]) == 0
+    assert main(["evaluate", f"run={run}", "evaluation.samples=20"]) == 0
+    scores = json.loads((run / "metrics.json").read_text())
+    assert ("class_score" in scores["samples"]) == (labels == 2) == ("probe_accuracy" in scores["latent"]["z"])
+    assert (run / "figures" / "latent_z.png").exists()

@@ -575,6 +575,13 @@ def test_too_few_samples_are_refused(digits, judge):
         evaluate(Replay(digits), digits, judge, samples=9)
 
 
+def test_as_many_samples_as_the_class_score_has_parts(digits, judge):
+    """Each part holds one image then, of samples and of real ones: a score of 1, and nothing to take a share of."""
+    found = evaluate(Replay(digits), digits, judge, samples=10, steps=())
+    assert found["samples"]["class_score"] == found["reference"]["test"]["class_score"] == 1
+    assert found["samples"]["class_score_ratio"] is None
+
+
 def test_validation_distance_ranks_and_never_reads_the_test_split(digits, judge):
     good = validation_distance(Replay(digits), digits, judge, samples=300)
     bad = validation_distance(Replay(digits, noise_from=0), digits, judge, samples=300)

@@ -99,6 +99,33 @@ def test_without_a_network_a_run_is_tracked_offline_and_a_download_is_one_line(t
     assert "train-images-idx3-ubyte" in capsys.readouterr().err.splitlines()[-1]
 
 
+# Two trainings in one folder
+
+
+def test_a_second_training_in_a_folder_is_refused_and_touches_nothing(tmp_path, settings, capsys):
+    run = tmp_path / "run"
+    assert main(["train", f"run={run}", *settings, "steps=10"]) == 0
+    for more in (["steps=10", "restart=true"], ["steps=10", "optim.lr=0.5", "restart=true"]):
+        with files.alone(run / ".lock"):
+            before = everything(run)
+            assert main(["train", f"run={run}", *settings, *more]) == 1
+            refused(capsys, f"another training is at work in {run}", "wait", "run=")
+            assert everything(run) == before
+    assert main(["train", f"run={run}", *settings, *more]) == 0, "free again"
+
+
+def test_a_file_system_without_locks_trains_all_the_same(tmp_path, monkeypatch):
+    def lockless(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", lockless)
+    with files.alone(tmp_path / "lock"), files.alone(tmp_path / "lock", "busy"):
+        pass
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"), files.alone(tmp_path / "lock"):
+        pytest.fail("what is no lack of locks is told")
+
+
 # A tracker that goes away
 
 
@@ -418,7 +445,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_a_run_as_it_is(whole, settings, 
 def test_what_lightning_refuses_is_one_line(tmp_path, settings, setting, capsys):
     others = [s for s in settings if s.partition("=")[0] != setting.partition("=")[0]]
     assert main(["train", f"run={tmp_path / 'run'}", *others, setting]) == 1
-    refused(capsys, "trainer:", setting.partition("=")[2])
+    refused(capsys, "trainer", setting.partition("=")[2])
     assert not (tmp_path / "run").exists()
 
 

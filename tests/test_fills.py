@@ -7,12 +7,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import fill
-from gibbsnet import sample
+from gibbsnet import plots, sample
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Attentive, Chain, Stance
 from gibbsnet.classifier import load_judge
@@ -362,6 +363,17 @@ def test_fills_are_drawn_and_written(run, settings, held):
         assert same[mask].all() and not same[~mask].any()
 
 
+def test_fills_are_shown_after_the_sweeps_that_are_asked_for(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "fills", lambda columns, *_: seen.append(columns) or Figure((1, 1)))
+    for steps in ("[1,4,30]", "[0,5]"):
+        assert main(["sample", f"run={run}", "clamp.hole=top", "clamp.dreams=30", f"clamp.steps={steps}"]) == 0
+    assert [name for name in seen[0] if name.startswith("i")] == ["i = 1", "i = 4", "i = 30"]
+    assert [name for name in seen[1] if name.startswith("i")] == ["i = 0", "i = 5"]
+    with np.load(run / "samples" / "fill.npz") as file:
+        assert torch.equal(torch.from_numpy(file["x"][0]), seen[1]["i = 5"])
+
+
 def test_a_mix_holds_one_half_of_each_image_and_the_other_half_of_the_next(run):
     config = read(run)
     m, clamp = load_run(run, config, (1, 8, 8)), {**config["clamp"], "hole": "bottom", "mix": True}
@@ -472,8 +484,8 @@ def test_an_image_that_is_no_mask(tmp_path):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["clamp.hole=5"], "hole 5"),
-        (["clamp.hole=[left]"], "hole ['left']"),
+        (["clamp.hole=5"], "clamp.hole=5: expected one of left"),
+        (["clamp.hole=[left]"], "clamp.hole=['left']: expected one of left"),
         (["clamp.hole=middle"], "hole 'middle'"),
         (["clamp.hole=none.png"], "hole 'none.png': there is no such file"),
         (["clamp.hole=left", "clamp.of=w"], "clamp names w: expected variables out of x, z1, z2"),
@@ -482,6 +494,12 @@ def test_an_image_that_is_no_mask(tmp_path):
         (["clamp.hole=random", "clamp.share=1.0"], "share 1.0"),
         (["clamp.holes=left"], "unknown key 'clamp.holes': did you mean 'clamp.hole'?"),
         (["clamp.attend=1"], "clamp.attend=1: expected true or false"),
+        (["clamp.hole=left", "clamp.whole=[x]"], "clamp names x twice"),
+        (["clamp.whole=[z1,z2,z1]"], "clamp names z1 twice"),
+        (["clamp.hole=left", "clamp.of=z1", f"clamp.values={{z1: {[0] * 32}}}"], "clamp names z1 twice"),
+        (["clamp.hole=left", "chains.unclamped.steps=9"], "steps=9: beside parts of real images say clamp.steps"),
+        (["clamp.steps=[]"], "clamp.steps=[]: expected one or more integers of at least 0"),
+        (["clamp.hole=left", "clamp.steps=[1,-1]"], "clamp.steps=[1, -1]: expected"),
     ],
 )
 def test_a_clamp_that_cannot_be_is_one_line(run, settings, words, capsys):

@@ -123,6 +123,7 @@ def test_every_rank_has_its_share_of_the_known_labels(ranks):
     "settings, words",
     [
         (["data.labels=1221"], "data.labels=1221: expected a number in 1..1220"),
+        (["data.labelled=5"], "data.labelled=5, but every label is known: say data.labels=K"),
         (["data.labels=20", "data.labelled=30"], "data.labelled=30: expected 0..20"),
         (["data.labels=0"], "data.labels=0: expected an integer of at least 1"),
         (["data.classes=9"], "data.classes=9, but digits has 10"),
@@ -666,6 +667,7 @@ def test_values_are_held_through_the_door(run, settings, file, held):
     [
         ("{y: 12}", "clamp.values of y is 12: expected a label in 0..9"),
         ("{y: [1, 2]}", "clamp.values of y is [1, 2]: expected a label in 0..9"),
+        ("{y:3}", "expected variables out of z, y, a, and a space after the colon"),
         ("{q: 1}", "clamp.values names q: expected variables out of z, y, a"),
         ("{a: [1, 0]}", "clamp.values of a is [1, 0]: expected a list of 3 entries"),
         ("{a: [1, 0, 2]}", "clamp.values of a is [1, 0, 2]: expected a list of 3 entries, each 0, 1 or null"),
@@ -679,6 +681,14 @@ def test_values_that_cannot_be_are_one_line(run, values, words, capsys):
     assert main(["sample", f"run={run}", f"clamp.values={values}"]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("settings", [["clamp.of=y"], ["clamp.of=y", "clamp.share=0.3"]])
+def test_a_label_has_no_hole(run, settings, capsys):
+    """With a part of its one-hot vector held, what is drawn would be no label."""
+    assert main(["sample", f"run={run}", "clamp.hole=random", *settings]) == 1
+    said = capsys.readouterr().err
+    assert "clamp.of=y: a label has no parts" in said and "clamp.whole=[y]" in said and said.count("\n") == 1
 
 
 def test_values_beside_a_mode_that_takes_real_images_are_one_line(run, capsys):

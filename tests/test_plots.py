@@ -137,6 +137,20 @@ def test_an_image_lands_on_the_page_pixel_for_pixel():
             assert (there == tile[row, column]).all()
 
 
+def test_a_long_title_is_broken_and_moves_no_image():
+    x = torch.linspace(-1, 1, 64).reshape(1, 1, 1, 8, 8)
+    title = "x: top missing; held whole: z1, z2; y = 3; a = [None, None, 1]; right: more fills of each"
+    short, long = (plots.image_grid(x, text, columns=["real"]) for text in ("x: top missing", title))
+    (written,) = (text for text in long.texts if "missing" in text.get_text())
+    assert written.get_text().replace("\n", " ") == title
+    for figure in (short, long):
+        edges = [text.get_window_extent() for text in figure.texts]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height for box in edges)
+        assert not edges[0].overlaps(edges[1])
+    images = [pixels(figure)[-60:] for figure in (short, long)]
+    assert (images[0] == images[1]).all() and len(pixels(long)) > len(pixels(short))
+
+
 def test_gray_is_clipped_and_rows_alternate():
     real, again = torch.full((10, 1, 8, 8), -5.0), torch.full((10, 1, 8, 8), 5.0)
     page = pixels(plots.reconstructions(real, again, real))

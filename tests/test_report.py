@@ -352,6 +352,26 @@ def test_words_about_other_scores_are_not_believed(root, then):
     assert "these do not compare" not in text_of(html_of(root))
 
 
+@pytest.mark.parametrize("then, said", [(b"old", False), (b"new", True), (None, False)])
+def test_scores_of_weights_that_a_run_no_longer_has_are_named(root, then, said):
+    """A training that went on after `evaluate`; where the checkpoint is not at hand there is nothing to hold them against."""
+    folder = root / "default/digits/gibbsnet/1"
+    scored(folder, checkpoint=hashlib.sha256(b"old").hexdigest())
+    if then is not None:
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "best.ckpt").write_bytes(then)
+    text = text_of(html_of(root))
+    assert text.count("its scores are of other weights than it has now: evaluate again") == 2 * said
+    assert ("gibbsnet 1: its scores are" in text) == said
+
+
+def test_a_training_that_stopped_before_its_end_is_named(root):
+    (root / "default/digits/hali/1/train.json").write_text(json.dumps({"steps": 7, "images_per_second": 1234.5}))
+    text = text_of(html_of(root))
+    assert "hali 1: its training stopped at step 7 of 20." in text
+    assert "hali/1 its training stopped at step 7 of 20" in text and text.count("its training stopped") == 2
+
+
 def test_unfinished_runs_are_listed_with_what_is_missing(root):
     folder = root / "default/digits/gibbsnet/2"
     (folder / "metrics.json").unlink()

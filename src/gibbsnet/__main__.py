@@ -74,7 +74,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
         sweep(arguments)
         return
-    config = load(arguments) if command in ("prepare", "train") else load(arguments, into=read(_run_of(arguments)))
+    config = load(arguments) if command in ("prepare", "train") else load(arguments, read(_run_of(arguments)), command)
     module = __import__(f"gibbsnet.{command}", fromlist=[command])
     getattr(module, command)(config)
 

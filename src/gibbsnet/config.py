@@ -9,6 +9,7 @@ and references such as ${size.z} are resolved at the end.  On the command line `
 """
 
 import difflib
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,12 +29,29 @@ CIRCUMSTANCES = (
     "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
-WORDS = ("run", "data.path", "tracking.entity", "tracking.group")  # null or a name, which may look like a number: run=7
+# What may be said to a command after the training: nothing that decided what was trained, or that the command does not read.
+ANYWHERE = (
+    "run", "judges", "tracking", "data.root", "data.path", "data.download", "data.resident",
+    "trainer.accelerator", "trainer.threads", "trainer.progress",
+)  # fmt: skip
+AFTERWARDS = {
+    "evaluate": ("evaluation", *ANYWHERE),
+    "sample": ("chains.unclamped", "mode", "clamp", "evaluation.seed", *ANYWHERE),
+}
+# Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
+WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
+# Without these a file is no run's; newer keys take their defaults (`LATER`).
+ESSENTIAL = ("seed", "steps", "game", "optim", "model", "graph", "critics", "chains", "data", "network", "trainer")
+FREE = ("network", "graph", "critics")  # whose pieces check what they are made of; null stands for none of it
 NOTHING = (None, "", "null")
 
 
-def _is_int(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+def _is_int(value: Any, least: int, most: float = float("inf")) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _are(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
 
 
 def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
@@ -49,15 +67,28 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     **dict.fromkeys(("size.critic", "game.lazy"), ("an integer of at least 1", lambda v: _is_int(v, 1))),
     "clamp.dreams": ("an integer of at least 0", lambda v: _is_int(v, 0)),
+    "clamp.steps": ("one or more integers of at least 0", lambda v: bool(v) and _are(v, lambda i: _is_int(i, 0))),
+    "clamp.channels": ("a list of integers, such as [0], or null", lambda v: v is None or _are(v, lambda c: _is_int(c, 0))),
+    "clamp.whole": ("a list of variables, such as [z2]", lambda v: _are(v, lambda name: isinstance(name, str))),
+    "clamp.values": ("values of variables, such as {y: 3}", lambda v: isinstance(v, Mapping)),
+    "clamp.hole": ("one of left, right, top, bottom, row, random, a file, or null", lambda v: v is None or isinstance(v, str)),
+    "clamp.emergency": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
     "evaluation.samples": ("an integer of at least 10", lambda v: _is_int(v, 10)),
-    "evaluation.steps": ("integers of at least 0", lambda v: isinstance(v, list) and all(_is_int(i, 0) for i in v)),
+    "evaluation.steps": ("integers of at least 0", lambda v: _are(v, lambda i: _is_int(i, 0))),
+    **dict.fromkeys(("seed", "evaluation.seed"), ("an integer in 0..4294967295", lambda v: _is_int(v, 0, 2**32 - 1))),
     "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
     "trainer.precision": (
         "bf16-mixed, 32-true or another, but no half precision",  # the game takes its gradients itself: nothing scales them
-        lambda v: not str(v).startswith("16"),
+        lambda v: v is not None and not str(v).startswith("16"),
     ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
-    **dict.fromkeys(("data.labels", "data.classes"), ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1))),
+    "data.validation": ("an integer of at least 2, or null", lambda v: v is None or _is_int(v, 2)),
+    **dict.fromkeys(
+        ("data.labels", "data.classes", "data.image_size"),
+        ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
+    ),
+    "data.channels": ("1, 3 or null", lambda v: v in (None, 1, 3)),
+    "trainer.max_time": ("DD:HH:MM:SS, or null", lambda v: v is None or bool(re.fullmatch(r"\d+(:\d\d?){3}", str(v)))),
     **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
@@ -69,13 +100,14 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys((f"chains.{chain}.steps" for chain in ("clamped", "unclamped")), (SWEEPS, lambda v: _is_sweeps(v))),
     "optim.betas": (
         "two numbers in [0, 1)",
-        lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(b, 0, 1) and b < 1 for b in v),
+        lambda v: _are(v, lambda b: _is_number(b, 0, 1) and b < 1) and len(v) == 2,
     ),
     "optim.floor_from": ("a number in (0, 1], or null", lambda v: v is None or (_is_number(v, 0, 1) and v > 0)),
     "optim.clip": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
 }  # fmt: skip
-SIZE = ("one or more integers of at least 1", lambda v: isinstance(v, list) and v and all(_is_int(i, 1) for i in v))
-WIDTH = ("a list of integers of at least 1", lambda v: isinstance(v, list) and all(_is_int(i, 1) for i in v))
+SIZE = ("one or more integers of at least 1", lambda v: bool(v) and _are(v, lambda i: _is_int(i, 1)))
+WIDTH = ("a list of integers of at least 1", lambda v: _are(v, lambda i: _is_int(i, 1)))
+WEIGHT = ("a number of at least 0", lambda v: _is_number(v, 0))
 
 
 class ConfigError(ValueError):
@@ -95,13 +127,14 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
-def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
+def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: str | None = None) -> dict:
     """The resolved configuration, plain values only.
 
     Arguments:
         arguments: the command line's `group=name` and `a.b=value`.
         into: a resolved configuration that the arguments change, in place of conf/.  Of the groups only `mode` makes sense
             there: the others decided what was trained.
+        command: the one that is told them after the training, and refuses what it does not read.
 
     Raises:
         ConfigError: an unknown group file or key (with the nearest that exists), or a value of the wrong type.
@@ -111,6 +144,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
         picks, merged = _compose(picks)
     else:
         merged = OmegaConf.merge(_later(), dict(into))
+        _refuse_unread(command, [*picks, *(entry.partition("=")[0] for entry in values)], merged)
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
         if picks.get("mode") not in NOTHING:
@@ -126,6 +160,17 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None) -> dict:
     )
     check(plain)
     return plain
+
+
+def _refuse_unread(command: str | None, keys: Sequence[str], config: DictConfig) -> None:
+    """Refuses settings that would change nothing, such as a seed to sample."""
+    read, known = AFTERWARDS.get(command), {*GROUPS, *dict(leaves(OmegaConf.to_container(config, resolve=False)))}
+    for key in keys if read else ():
+        if key in known and not any(key == part or key.startswith(f"{part}.") for part in read):
+            raise ConfigError(
+                f"{key}: {command} does not read it, of a run it was decided in training; it may be told "
+                f"{', '.join(part if part in known else f'{part}.*' for part in read)}"
+            )
 
 
 def _later() -> DictConfig:
@@ -235,11 +280,9 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _require_type(key: str, old: Any, new: Any) -> None:
-    """Refuses a value of another kind; a null may become anything, and `check` looks at sweeps, which have several forms."""
+    """Refuses a value of another kind; a null may become anything, and `check` looks at what has several forms."""
     new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
-    if key.startswith("chains.") and key.endswith(".steps"):
-        return
-    if old is None or new is None:
+    if key in EXPECTED or old is None or (new is None and key.partition(".")[0] in FREE):
         return
     kinds = {
         bool: "true or false",
@@ -272,13 +315,20 @@ def _resolve(config: DictConfig) -> dict:
 def check(config: Mapping) -> None:
     """Ranges of what no constructor below the door sees."""
     for key, value in leaves(config):
-        latent = key.startswith(("size.z", "size.apex"))
-        kind = SIZE if latent else WIDTH if key.endswith(".width") else ("", lambda v: True)
-        expected, fits = EXPECTED.get(key, kind)
+        expected, fits = EXPECTED.get(key) or _kind(key)
         if not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
     if config.get("mode"):
         _check_mode(config)
+
+
+def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
+    """What is expected of keys whose names a model chooses."""
+    if key.startswith(("size.z", "size.apex")):
+        return SIZE
+    if key.endswith(".width"):
+        return WIDTH
+    return WEIGHT if key.startswith("supervised.") and key.endswith((".known", ".dreams")) else ("", lambda value: True)
 
 
 def _check_mode(config: Mapping) -> None:
@@ -293,8 +343,14 @@ def _check_mode(config: Mapping) -> None:
 
 
 def folder(config: Mapping) -> Path:
-    """The run's folder: `run`, else runs/<experiment>/<data>/<model>/<seed>."""
+    """The run's folder: `run`, else runs/<experiment>/<data>/<model>/<seed>.
+
+    Raises:
+        ConfigError: it is a file.
+    """
     if config["run"]:
+        if Path(config["run"]).is_file():
+            raise ConfigError(f"run={config['run']} is a file: say a folder")
         return Path(config["run"])
     return Path("runs", config["experiment"], config["data"]["name"], config["model"]["name"], str(config["seed"]))
 
@@ -320,6 +376,8 @@ def read(run: str | Path) -> dict:
         raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is damaged: expected a mapping")
+    if lacking := [key for key in ESSENTIAL if key not in config]:
+        raise ConfigError(f"{path} is no run's: it has no {', '.join(lacking)}")
     return config
 
 

@@ -15,7 +15,7 @@ from .evaluation import evaluate as score
 from .files import fingerprint, replace
 from .modules import build
 from .prepare import datamodule, prepare
-from .train import device, load_run
+from .train import device, limit_threads, load_run, unfinished
 
 
 def evaluate(config: Mapping) -> dict:
@@ -26,8 +26,12 @@ def evaluate(config: Mapping) -> dict:
     Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
     """
     first = join()
+    limit_threads(config["trainer"])
     run, wanted = folder(config), config["evaluation"]
     data, judge = datamodule(config), prepare(config)
+    # Before it is read: should the training go on meanwhile, the scores pass for older than they are, never for newer.
+    best = run / "checkpoints" / "best.ckpt"
+    weights = fingerprint(best) if best.exists() else None
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     module.to(device(config["trainer"]))
     tuning = wanted["split"] == "validation"
@@ -43,10 +47,13 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
+    if stopped := unfinished(run, config):
+        print(f"{run}: its training stopped at step {stopped} of {config['steps']}, and that is what was scored")
     scores = run / f"metrics{suffix}.json"
     write_json(metrics, scores)
     # It names the scores that it is about: killed in between, old words stand beside new scores, and are not believed.
-    said = circumstances(config, data, judge, module.device) | {"metrics": fingerprint(scores)}
+    said = circumstances(config, data, judge, module.device)
+    said |= {"checkpoint": weights, "metrics": fingerprint(scores)}
     write_json(said, run / f"scored{suffix}.json")
     if tuning:
         return metrics

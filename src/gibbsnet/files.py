@@ -1,5 +1,7 @@
-"""Files that are either the old ones or the new ones, never half of one, not even after a power loss."""
+"""Files that are either the old ones or the new ones, never half of one, not even after a power loss; and whose they are."""
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -55,6 +57,36 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+LOCKLESS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # what file systems of clusters say that are mounted without locks
+
+
+@contextmanager
+def alone(path: Path, busy: str | None = None) -> Iterator[int]:
+    """One process at a time holds the lock at `path`; it lets go however it ends. Yields the lock's file descriptor: a child
+    that inherits it holds the lock as well.
+
+    Arguments:
+        busy: what to say where another process holds it; without it this one waits.
+
+    Raises:
+        BlockingIOError: another process holds it; its text is `busy`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise BlockingIOError(busy) from error
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+        yield file.fileno()
 
 
 def fingerprint(path: Path) -> str:

@@ -7,6 +7,7 @@ Embeddings alone have no axes to fix.
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -60,14 +61,17 @@ def image_grid(
     """
     zoom = zoom or max(1, round(TILE / x.shape[-1]))
     picture, tops, lefts = _montage(_bytes(x), zoom, every)
-    left, top = (26 if rows else 2), 2 + 20 * bool(title) + 18 * bool(columns)
-    height, width = picture.shape[0] + top + 2, max(picture.shape[1] + left + 2, 300)
+    left = 26 if rows else 2
+    width = max(picture.shape[1] + left + 2, 300)
+    lines = textwrap.wrap(title, width // 8)  # the pixels of a broad letter
+    top = 2 + 2 * bool(lines) + 18 * len(lines) + 18 * bool(columns)
+    height = picture.shape[0] + top + 2
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     figure.figimage(picture, left, 2, origin="upper")
     tile = x.shape[-1] * zoom
     if title:
-        figure.text((left + 1) / width, 1 - 3 / height, title, size=9.5, color=INK, va="top")
+        figure.text((left + 1) / width, 1 - 3 / height, "\n".join(lines), size=9.5, color=INK, va="top")
     for label, at in zip(columns, lefts, strict=False):
         spot = (left + at + tile / 2) / width, (picture.shape[0] + 6) / height
         figure.text(*spot, label, size=8.5, color=MUTED, ha="center", va="bottom")
@@ -284,10 +288,11 @@ def latent_plane(means: Tensor, prior: Tensor, labels: Tensor | None, title: str
 
 
 def _principal(points: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in the plane of the points' first two principal components."""
+    """Both in the plane of the points' first two principal components; two points or one span none, and lie in the prior's."""
     if points.shape[1] <= 2:
         return embed(points), embed(prior)
-    axes = PCA(2, random_state=0).fit(points).components_  # whose largest weights scikit-learn makes positive
+    spread = points if len(points) > 2 else prior
+    axes = PCA(2, random_state=0).fit(spread).components_  # whose largest weights scikit-learn makes positive
     return points @ axes.T, prior @ axes.T
 
 

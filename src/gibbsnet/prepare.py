@@ -1,15 +1,13 @@
 """prepare: reads (or downloads) the data and trains their judge, once."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from .classifier import Judge, load_judge, plan, save_judge, train_judge
 from .config import ConfigError
 from .data import DataModule
-from .files import replace
+from .files import alone, replace
 
 
 def prepare(config: Mapping) -> Judge | None:
@@ -24,7 +22,7 @@ def prepare(config: Mapping) -> Judge | None:
         return None
     path = Path(config["judges"], f"{data.data.name}.pt")
     if not path.exists():
-        with alone(path.with_suffix(".lock")):
+        with alone(path.with_suffix(".lock")):  # others wait, and find done what one did
             make_judge(data, path)
     judge, facts = load_judge(path)
     if facts.get("digest") not in (None, data.digest):
@@ -49,15 +47,6 @@ def make_judge(data: DataModule, path: Path) -> None:
     said = json.dumps(facts, indent=1) + "\n"
     replace(path.with_suffix(".json"), lambda draft: draft.write_text(said))
     save_judge(judge, facts, path)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """One process at a time holds the lock; the others wait for it, and find done what it did."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, however the process ends
-        yield
 
 
 def datamodule(config: Mapping) -> DataModule:

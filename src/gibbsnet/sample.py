@@ -20,10 +20,9 @@ from .files import replace
 from .modules import GibbsNet, build_chain, holding
 from .noise import Noise
 from .prepare import datamodule
-from .train import load_run
+from .train import limit_threads, load_run
 
 FILLS = 4  # of each image in the picture
-STEPS = (1, 4, 30)  # sweeps after which they are shown
 
 
 def sample(config: Mapping, chains: int = 100) -> Path:
@@ -35,15 +34,21 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     """
     if not join():
         return folder(config) / "samples"
+    limit_threads(config["trainer"])
     run, data = folder(config), datamodule(config)
+    trained, wanted = read(run), config["chains"]["unclamped"]
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
-    module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
+    module, chain = load_run(run, trained, data.shape, data.digest), build_chain(**wanted)
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
     real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held
     if clamp["values"] and chain.given and not real:
         raise ConfigError(
             f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
             f"mode=dreaming, or clamp.whole=[...] beside the values"
+        )
+    if real and wanted["steps"] != trained["chains"]["unclamped"]["steps"]:
+        raise ConfigError(
+            f"chains.unclamped.steps={wanted['steps']}: beside parts of real images say clamp.steps=[...]"
         )
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +101,7 @@ def be(
 
 
 def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed: int, out: Path) -> str:
-    """Chains that hold parts of ten validation images: fill.png shows them after 1, 4, 30 sweeps, and several fills of each.
+    """Chains that hold parts of ten validation images: fill.png shows them after `clamp.steps` sweeps, and several fills of each.
 
     fill.npz holds the fills after the last sweep, float32 (fills, images, *), and the masks `held`, bool (images, *).
     """
@@ -107,17 +112,18 @@ def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed:
     if clamp["attend"] and "x" in given:
         known = torch.arange(min(KNOWN, len(data.data.train)))
         scale = module.misfit(data.state("train", known, seed), seed)
-    walk = islice(module.fill(many, masks, seed, scale, clamp["dreams"], chain), max(STEPS) + 1)
-    states = {i: state for i, state in enumerate(walk) if i in STEPS}
+    last = max(clamp["steps"])
+    walk = islice(module.fill(many, masks, seed, scale, clamp["dreams"], chain), last + 1)
+    states = {i: state for i, state in enumerate(walk) if i in clamp["steps"]}
     # Where all of x is held, what there is to see is how the model would draw it.
     show = (lambda s: module.decode(s, seed)) if "x" in given and "x" not in seen else (lambda s: s["x"])
     steps = {f"i = {i}": show(s).unflatten(0, (FILLS, -1)) for i, s in states.items()}
     columns = {"real": real["x"], **({"given": given["x"]} if clamp["mix"] else {})}
     columns |= {name: x[0] for name, x in steps.items()}
-    columns |= {" " * k: steps[f"i = {STEPS[-1]}"][k] for k in range(1, FILLS)}
+    columns |= {" " * k: steps[f"i = {last}"][k] for k in range(1, FILLS)}
     plots.save(plots.fills(columns, seen.get("x"), f"{title(clamp)}; right: more fills of each"), out / "fill.png")
-    last = {v: x.unflatten(0, (FILLS, -1)) for v, x in states[STEPS[-1]].items()}
-    save(last | {f"held_{v}": mask for v, mask in seen.items()}, out / "fill.npz")
+    fills = {v: x.unflatten(0, (FILLS, -1)) for v, x in states[last].items()}
+    save(fills | {f"held_{v}": mask for v, mask in seen.items()}, out / "fill.npz")
     return f"{out / 'fill.png'}: {title(clamp)}"
 
 
@@ -138,8 +144,15 @@ def held(module: GibbsNet, real: State, clamp: Mapping, seed: int) -> tuple[Stat
     """
     present = module.infer(real, seed)
     wanted = [*clamp["whole"], *([clamp["of"]] if clamp["hole"] else [])]
+    named = [*wanted, *clamp["values"]]
     if unknown := sorted(set(wanted) - present.keys()):
         raise ConfigError(f"clamp names {', '.join(unknown)}: expected variables out of {', '.join(present)}")
+    if twice := sorted({v for v in named if named.count(v) > 1}):
+        raise ConfigError(f"clamp names {', '.join(twice)} twice: a variable is held whole, with a hole, or at a value")
+    if clamp["hole"] and module.graph[clamp["of"]].family.labelled:
+        raise ConfigError(
+            f"clamp.of={clamp['of']}: a label has no parts that could be missing; clamp.whole=[{clamp['of']}]"
+        )
     if len(real["x"].shape) != 4:
         raise ConfigError("clamp: only images can be shown with parts of them held")
     given, seen = {v: present[v] for v in wanted} | valued(module, present, clamp["values"], len(real["x"])), {}
@@ -163,7 +176,8 @@ def valued(module: GibbsNet, present: State, values: Mapping, batch: int) -> Sta
     for v, value in values.items():
         if v not in module.graph or v == "x":
             known = ", ".join(u for u in module.graph if u != "x")
-            raise ConfigError(f"clamp.values names {v}: expected variables out of {known}")
+            space = ", and a space after the colon, {y: 3}" if ":" in v else ""
+            raise ConfigError(f"clamp.values names {v}: expected variables out of {known}{space}")
         shape, labelled = module.graph[v].shape, module.graph[v].family.labelled
         if labelled and type(value) is int and 0 <= value < shape[0]:
             given[v] = torch.full((batch,), value)

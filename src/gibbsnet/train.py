@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from . import callbacks, cluster, plots
 from .config import ConfigError, differences, folder, read, write
+from .data import DataModule
 from .evaluation import validation_distance
+from .files import alone
 from .modules import GibbsNet, build
 from .prepare import datamodule, prepare
 
@@ -24,6 +27,7 @@ def train(config: Mapping) -> Path:
 
     Raises:
         ConfigError: the folder or the options cannot be used.
+        BlockingIOError: another training is at work in the folder.
         KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
     """
     run = folder(config)
@@ -35,24 +39,17 @@ def train(config: Mapping) -> Path:
     if claimed.finished:
         print(f"{run} is trained already ({config['steps']} steps); restart=true begins anew")
         return run
-    if config["trainer"]["threads"]:
-        torch.set_num_threads(config["trainer"]["threads"])
+    limit_threads(config["trainer"])
     data = datamodule(config)
     claimed = on_the_same_data(run, claimed, data.digest, config["restart"])
     module = build(config, data.shape)
     module.start_from(data.mean)
     judge = prepare(config)  # what cannot be built is refused before a judge takes minutes
-    trainer = _trainer(run, config, data, judge, claimed)
-    module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
-    data.shared_by(trainer.world_size)
-    # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.
-    trainer.precision_plugin.convert_module(module)
-    try:
-        trainer.fit(module, data, ckpt_path=claimed.start, weights_only=True)
-    except RuntimeError as error:
-        if said := callbacks.lost(error, trainer):
-            raise said from error
-        raise
+    with ExitStack() as held:
+        trainer = _trainer(run, config, data, judge, claimed, held)
+        module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
+        data.shared_by(trainer.world_size)
+        _fit(trainer, module, data, claimed.start)
     # Rank 0's exit code speaks for all: at the first that is not 0 a launcher may kill the ranks that are still at work.
     if (caught := callbacks.interrupted(trainer)) and trainer.is_global_zero:
         cluster.go_on(caught, f"{run}: {caught.name} at step {trainer.global_step}")
@@ -61,6 +58,17 @@ def train(config: Mapping) -> Path:
     if limit and steps < config["steps"] and trainer.is_global_zero and not config["trainer"]["fast_dev_run"]:
         print(f"{run}: trainer.max_time={limit} ends it at step {steps} of {config['steps']}; with more it goes on")
     return run
+
+
+def _fit(trainer: Trainer, module: GibbsNet, data: DataModule, start: Path | None) -> None:
+    # Lightning reads a checkpoint into the weights before it gives them their precision: double ones would be rounded.
+    trainer.precision_plugin.convert_module(module)
+    try:
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
+    except RuntimeError as error:
+        if said := callbacks.lost(error, trainer):
+            raise said from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -152,13 +160,16 @@ def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
         return None
 
 
-def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim) -> Trainer:
+def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim, held: ExitStack) -> Trainer:
+    """held: holds the folder's lock from where the training takes the folder."""
     options, every = config["trainer"], config["every"]
     _quiet()
     seed = config["evaluation"]["seed"]
     devices, nodes = processes(options)
 
     def begin(trainer: Trainer) -> None:
+        busy = f"another training is at work in {run}: wait until it has ended, or choose another run=..."
+        held.enter_context(alone(run / ".lock", busy))
         callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
         take(run, config, claimed)
         trainer.logger = tracker(run, config)
@@ -251,6 +262,19 @@ def tracker(run: Path, config: Mapping):
         group=tracking["group"] or "/".join(names),
         tags=[*names, *tracking["tags"]],
     )
+
+
+def unfinished(run: Path, config: Mapping) -> int | None:
+    """The step at which a run's training stopped before its end; None if it did not, or if there is no last.ckpt to tell."""
+    last = run / "checkpoints" / "last.ckpt"
+    seen = look_into(last) if last.exists() else None
+    return seen[0] if seen and seen[0] < config["steps"] else None
+
+
+def limit_threads(options: Mapping) -> None:
+    """`trainer.threads` of the CPU, where it is said."""
+    if options.get("threads"):
+        torch.set_num_threads(options["threads"])
 
 
 def device(options: Mapping) -> torch.device:

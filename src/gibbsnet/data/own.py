@@ -13,7 +13,7 @@ from gibbsnet.data.sets import DataError, DataSet, Split, divided, part
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 GRAY = {"1", "L", "LA"}
 DEEP = {"F", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's modes of more than eight bits, which it would clip
-FEWEST = 10
+FEWEST = 20  # a tenth of them are the test split, a tenth the validation split: two images each
 
 
 def npz(path: str | Path, validation: int | None = None) -> DataSet:
@@ -39,6 +39,10 @@ def npz(path: str | Path, validation: int | None = None) -> DataSet:
     names = None if y is None else np.unique(np.concatenate([y, test_y]))
     learn, test = Split(x, numbers(y, names)), Split(test_x, numbers(test_y, names))
     enough(path, len(learn))
+    if len(test) < 2:
+        raise DataError(
+            f"{path}: test_images holds {len(test)}: at least 2 are needed, or no such array, and a tenth of the images is taken"
+        )
     return divided("npz", learn, test, 0 if y is None else len(names), 256, tenth(len(learn), validation))
 
 

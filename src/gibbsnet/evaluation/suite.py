@@ -76,7 +76,8 @@ def evaluate(
         reference = references(module, stick, samples, joint, untrained, seed)
         at_n = stick.scores(watched.looks[module.N])
         if "class_score" in at_n:  # from chance to what real images reach
-            at_n["class_score_ratio"] = (at_n["class_score"] - 1) / (reference["test"]["class_score"] - 1)
+            best = reference["test"]["class_score"] - 1  # 0 where each of the score's splits holds one image
+            at_n["class_score_ratio"] = (at_n["class_score"] - 1) / best if best else math.nan
             del at_n["classes"]
         chain = {
             str(i): stick.brief(look) | {"joint_distance": joint(watched.pairs(i))}
@@ -237,8 +238,8 @@ def probe(module, stick: Yardstick, latent: str, seed: int) -> dict[str, float]:
 
 
 def probe_of(stick: Yardstick, codes, seed: int) -> dict[str, float]:
-    """probe_accuracy of any codes(x, number of the batch) -> (B, d)."""
-    if stick.data.test.y is None:
+    """probe_accuracy of any codes(x, number of the batch) -> (B, d); nothing where there is nothing to tell apart."""
+    if stick.data.classes < 2:
         return {}
     sets = []
     for name, split in (("real", stick.real), ("test", stick.data.test)):
@@ -274,7 +275,7 @@ def references(module, stick: Yardstick, samples: int, joint: JointDistance, unt
     }
     if data.levels:
         result |= image_references(module, stick, samples, seed)
-    if untrained is not None and data.test.y is not None:
+    if untrained is not None and data.classes > 1:
         result["untrained_encoder"] = {
             z: probe(untrained.to(stick.device), stick, z, seed) for z in latents(module, stick)
         }

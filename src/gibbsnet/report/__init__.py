@@ -45,6 +45,8 @@ def report(
     beside = read_records(records) if records else ()
     found = sorted(map(read, folders), key=lambda run: (bool(run.damage), () if run.damage else run.key))
     out = Path(out)
+    if out.is_file():
+        raise ValueError(f"out={out} is a file: say a folder")
     write(out / "metrics.csv", _csv([run for run in found if not run.damage]).encode())
     write(out / "index.html", page(found, swept, beside).encode())
     return out / "index.html"

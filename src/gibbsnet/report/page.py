@@ -182,6 +182,9 @@ def _warnings(comparison: Comparison) -> Iterator[Markup]:
     for key, found in conditions(run for runs in comparison.models.values() for run in runs).items():
         named = "; ".join(f"{value[:12]}: {', '.join(runs)}" for value, runs in found.items())
         yield tag("p", f"Scored {CONDITIONS[key]} ({named}): these do not compare. Evaluate again.", class_="warning")
+    for run in comparison.runs:
+        if run.caveats:
+            yield tag("p", f"{run.model} {run.seed}: {'; '.join(run.caveats)}.", class_="warning")
 
 
 def _scores(comparison: Comparison, palette: dict[str, str]) -> Markup | None:
@@ -406,7 +409,7 @@ def _troubles(runs: Sequence[Run]) -> Markup | None:
     listed = [
         tag("tr", tag("th", run.folder.as_posix(), scope="row"), tag("td", *_trouble(run), class_="words"))
         for run in runs
-        if run.damage or run.missing
+        if run.damage or run.missing or run.caveats
     ]
     if not listed:
         return None
@@ -418,8 +421,9 @@ def _trouble(run: Run) -> Iterator[str]:
     if run.damage:
         yield tag("b", "damaged, not used: ")
         yield run.damage
-    else:
-        yield f"unfinished, without {', '.join(run.missing)}"
+        return
+    missing = [f"unfinished, without {', '.join(run.missing)}"] if run.missing else []
+    yield "; ".join([*missing, *run.caveats])
 
 
 def _all_runs(runs: Sequence[Run]) -> Markup | None:

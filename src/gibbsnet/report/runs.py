@@ -28,7 +28,8 @@ class Run:
     config: the resolved configuration. metrics, scored, speed: contents of metrics.json, scored.json (by which judge, of which
     data, with how many draws) and train.json, {} where missing. history:
     rows of history.jsonl. figures: name -> PNG file. measured: what benchmarks left there, file -> section -> row -> column ->
-    number. drawn: what `sample` left there, name -> PNG file. missing: what the folder lacks. damage: why the run is not used.
+    number. drawn: what `sample` left there, name -> PNG file. missing: what the folder lacks. caveats: why its numbers are not
+    those of the training that its configuration names. damage: why the run is not used.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Run:
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     drawn: dict[str, Path] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
     damage: str = ""
 
     @property
@@ -92,12 +94,23 @@ def read(folder: Path) -> Run:
         run.figures = _figures(folder / "figures")
         run.measured = {path.stem: _object(path) for path in sorted(folder.glob("*.json")) if path.name not in OURS}
         run.drawn = _figures(folder / "samples")
+        run.caveats = list(_caveats(run))
     except Damaged as reason:
         run.damage = str(reason)
     run.missing = [name for name in EXPECTED if not (folder / name).exists()]
     if not run.figures and "figures" not in run.missing:
         run.missing.append("figures")
     return run
+
+
+def _caveats(run: Run) -> Iterator[str]:
+    """Why its numbers are not those of the training that its configuration names."""
+    steps, wanted = run.speed.get("steps"), run.config.get("steps")
+    if isinstance(steps, int) and isinstance(wanted, int) and steps < wanted:
+        yield f"its training stopped at step {steps:,} of {wanted:,}"
+    best, scored = run.folder / "checkpoints" / "best.ckpt", run.scored.get("checkpoint")
+    if scored and best.exists() and scored != fingerprint(best):
+        yield "its scores are of other weights than it has now: evaluate again"
 
 
 def _config(path: Path) -> dict[str, Any]:

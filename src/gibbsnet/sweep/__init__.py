@@ -1,6 +1,5 @@
 """sweep: runs a W&B sweep file on this machine, without a server."""
 
-import fcntl
 import json
 import shlex
 import signal
@@ -12,6 +11,7 @@ from typing import Any
 
 from .. import plots
 from ..config import ConfigError
+from ..files import alone
 from .file import Plan, Range, check, command, read
 from .search import GOALS, Search
 from .trial import run
@@ -28,7 +28,8 @@ def sweep(arguments: Sequence[str]) -> Path:
             runs/sweeps/<the file's name>), and settings for every trial.
 
     Raises:
-        ConfigError: bad arguments, a bad file, another sweep in the folder, or another process at work there.
+        ConfigError: bad arguments, a bad file, or another sweep in the folder.
+        BlockingIOError: another process is at work there.
         KeyboardInterrupt: it was interrupted.
     """
     path, wanted, out, overrides = _arguments(arguments)
@@ -36,7 +37,9 @@ def sweep(arguments: Sequence[str]) -> Path:
     check(plan, overrides)
     folder = out or Path("runs", "sweeps", path.stem)
     limit = _limit(plan, wanted)
-    with _alone(folder) as lock, _terminable():
+    # A trial that outlives a killed sweep keeps the claim.
+    busy = f"a sweep, or a trial that a killed sweep left behind, is at work in {folder}: wait until it has ended"
+    with alone(folder / "lock", busy) as lock, _terminable():
         search = Search(plan, folder, overrides)
         try:
             while search.finished < limit:
@@ -74,20 +77,6 @@ def _limit(plan: Plan, wanted: int | None) -> int:
     if size is not None and wanted and wanted > size:
         print(f"{plan.path}: the grid is exhausted after {size} trials, trials={wanted} makes no more")
     return min(limit, size or limit)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Claims the folder for this process and its trials: one that outlives a killed sweep keeps the claim."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"a sweep, or a trial that a killed sweep left behind, is at work in {folder}: wait until it has ended"
-            ) from error
-        yield lock.fileno()
 
 
 @contextmanager
