@@ -162,17 +162,34 @@ def test_a_run_can_be_read_in_another_chain_but_not_as_another_model(tmp_path):
         ("evaluate", "restart=true"),
     ],
 )
-def test_what_would_change_nothing_after_the_training_is_refused(command, setting):
-    with pytest.raises(
-        ConfigError, match=rf"{setting.partition('=')[0]}: {command} does not read it.*evaluation\..*judges"
-    ):
+def test_what_comes_too_late_is_refused(command, setting):
+    said = (
+        rf"{setting.partition('=')[0]} cannot be said to {command}, after the training: it takes .*evaluation\..*judges"
+    )
+    with pytest.raises(ConfigError, match=said):
         load([setting], load([]), command)
+
+
+def test_sweeps_beside_parts_of_real_images_have_a_key_of_their_own():
+    with pytest.raises(ConfigError, match=r"chains\.unclamped\.steps: beside parts of real images say clamp\.steps"):
+        load(["clamp.hole=left", "chains.unclamped.steps=9"], load([]), "sample")
+
+
+def test_what_a_run_was_trained_with_passed_the_checks_of_its_time():
+    old = load(["data.labels=100", "data.labelled=20", "tracking.entity=team"])
+    old["data"].update(labels=None, validation=1)
+    assert load(["tracking.entity=null"], old, "evaluate")["tracking"]["entity"] is None
+    with pytest.raises(ConfigError, match=r"evaluation\.samples=3: expected"):
+        load(["evaluation.samples=3"], old, "evaluate")
+    old["evaluation"]["samples"] = 3
+    with pytest.raises(ConfigError, match=r"evaluation\.samples=3: expected"):
+        load([], old, "evaluate")
 
 
 @pytest.mark.parametrize(
     "command, settings",
     [
-        ("sample", ["run=x", "chains.unclamped.steps=9", "clamp.hole=left", "evaluation.seed=3", "trainer.threads=1"]),
+        ("sample", ["run=x", "chains.unclamped.steps=9", "clamp.dreams=30", "evaluation.seed=3", "trainer.threads=1"]),
         (
             "evaluate",
             ["run=x", "evaluation.samples=20", "trainer.accelerator=cpu", "tracking.mode=disabled", "judges=j"],
@@ -202,6 +219,10 @@ def test_what_is_read_after_the_training_can_be_said(command, settings):
         ("clamp.emergency=-1", "clamp.emergency=-1: expected a number of at least 0, or null"),
         ("data.validation=1", "data.validation=1: expected an integer of at least 2, or null"),
         ("data.channels=2", "data.channels=2: expected 1, 3 or null"),
+        ("data.channels=true", "data.channels=True: expected 1, 3 or null"),
+        ("data.shape=8", "data.shape=8: expected integers of at least 1, or null"),
+        ("trainer.max_time=1:2:3:4", "trainer.max_time=1:2:3:4: expected DD:HH:MM:SS"),
+        ("trainer.max_time=soon", "trainer.max_time=soon: expected DD:HH:MM:SS"),
         ("data.image_size=big", "data.image_size=big: expected an integer"),
         ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS, or null"),
         ("trainer.precision=null", "trainer.precision=None: expected"),
@@ -216,7 +237,7 @@ def test_null_and_other_kinds_are_refused_where_a_value_is_needed(setting, expec
 @pytest.mark.parametrize(
     "setting",
     ["optim.clip=null", "optim.floor_from=null", "data.labels=null", "network.encode.norm=null", "trainer.max_time=null",
-     "trainer.max_time=00:12:00:00", "trainer.threads=null", "run=null", "critics.joint.hears.age=null"],
+     "trainer.max_time=00:12:00:00", "data.shape=null", "trainer.threads=null", "run=null", "critics.joint.hears.age=null"],
 )  # fmt: skip
 def test_null_is_a_value_where_there_may_be_none(setting):
     load(["experiment=digits", setting])

@@ -346,6 +346,7 @@ def run(tmp_path_factory, judges):
         (["clamp.hole=random", "clamp.share=0.2", "clamp.attend=false"], {"x": "random"}),
         (["clamp.hole=left", "clamp.of=z1", "clamp.whole=[z2]"], {"z1": "left"}),
         (["clamp.hole=bottom", "clamp.mix=true", "clamp.dreams=30"], {}),
+        (["clamp.hole=top", "mode=dreaming", "clamp.dreams=30"], {"x": "top"}),
     ],
 )
 def test_fills_are_drawn_and_written(run, settings, held):
@@ -497,7 +498,10 @@ def test_an_image_that_is_no_mask(tmp_path):
         (["clamp.hole=left", "clamp.whole=[x]"], "clamp names x twice"),
         (["clamp.whole=[z1,z2,z1]"], "clamp names z1 twice"),
         (["clamp.hole=left", "clamp.of=z1", f"clamp.values={{z1: {[0] * 32}}}"], "clamp names z1 twice"),
-        (["clamp.hole=left", "chains.unclamped.steps=9"], "steps=9: beside parts of real images say clamp.steps"),
+        (
+            ["clamp.hole=left", "chains.unclamped.steps=9"],
+            "chains.unclamped.steps: beside parts of real images say clamp.steps",
+        ),
         (["clamp.steps=[]"], "clamp.steps=[]: expected one or more integers of at least 0"),
         (["clamp.hole=left", "clamp.steps=[1,-1]"], "clamp.steps=[1, -1]: expected"),
     ],

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 import gibbsnet.callbacks as ours
+from gibbsnet import files
 from gibbsnet import train as door
 from gibbsnet.__main__ import main
 from gibbsnet.config import ConfigError, load
@@ -317,6 +318,18 @@ def test_torchrun(tmp_path, settings, doors):
     assert process.returncode == 0, said
     assert said.count("judge of digits") == 1, "the first rank alone speaks"
     assert_like_one_process(tmp_path, settings, tmp_path / "run")
+
+
+def test_ranks_in_a_folder_where_another_training_is_at_work_end_together(tmp_path, settings, doors):
+    run = tmp_path / "run"
+    with files.alone(run / ".lock"):
+        process = start(torchrun(*doors, f"run={run}"))
+        try:
+            said, _ = process.communicate(timeout=300)
+        finally:
+            end(process)
+    assert process.returncode == 1 and said.count("another training is at work") == 1, said
+    assert "goes on from the last checkpoint" not in said and not (run / "checkpoints").exists()
 
 
 @pytest.mark.slow

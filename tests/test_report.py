@@ -365,7 +365,16 @@ def test_scores_of_weights_that_a_run_no_longer_has_are_named(root, then, said):
     assert ("gibbsnet 1: its scores are" in text) == said
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named(root):
+    folder = root / "default/digits/gibbsnet/1"
+    scored(folder, checkpoint="1e1e")
+    (folder / "checkpoints" / "best.ckpt").mkdir(parents=True)
+    assert "gibbsnet 1: best.ckpt: [Errno 21] Is a directory" in text_of(html_of(root))
+
+
 def test_a_training_that_stopped_before_its_end_is_named(root):
+    (root / "default/digits/ali/1/train.json").unlink()
+    assert "ali 1: its training has not ended." in text_of(html_of(root))
     (root / "default/digits/hali/1/train.json").write_text(json.dumps({"steps": 7, "images_per_second": 1234.5}))
     text = text_of(html_of(root))
     assert "hali 1: its training stopped at step 7 of 20." in text

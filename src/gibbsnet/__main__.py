@@ -9,7 +9,7 @@ if __name__ == "__main__":
     # A job's warning may come during the long imports, where it would kill: it waits until a training listens (`Stop`).
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 
-from .config import GROUPS, ConfigError, choices, load, read
+from .config import AFTERWARDS, GROUPS, ConfigError, choices, load, read, takes
 
 COMMANDS = {
     "prepare": "read (or download) a data set and train its judge",
@@ -55,9 +55,11 @@ def usage(command: str | None = None) -> str:
         "Keys, a.b=value: see conf/config.yaml and the files above.",
         *["trials=N in all, out=FOLDER; the other keys are every trial's."] * (command == "sweep"),
     ]
-    return "\n".join(
-        [f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *(keys if command != "report" else REPORT_KEYS)]
-    )
+    if command == "report":
+        keys = REPORT_KEYS
+    if command in AFTERWARDS:
+        keys = ["", f"After the training {takes(command)}: see conf/config.yaml."]
+    return "\n".join([f"{command}: {COMMANDS[command]}", "", "Examples:", *examples, *keys])
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -74,7 +76,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
         sweep(arguments)
         return
-    config = load(arguments) if command in ("prepare", "train") else load(arguments, read(_run_of(arguments)), command)
+    trained = read(_run_of(arguments)) if command in AFTERWARDS else None
+    config = load(arguments, into=trained, command=command)
     module = __import__(f"gibbsnet.{command}", fromlist=[command])
     getattr(module, command)(config)
 

@@ -224,7 +224,8 @@ def save_judge(judge: Judge, facts: dict, path: str | Path) -> None:
     saved = {"architecture": judge.architecture, "weights": weights, "facts": facts}
     buffer = io.BytesIO()  # by itself torch.save takes a full disk for a mistake in the program
     torch.save(saved, buffer)
-    replace(Path(path), lambda draft: draft.write_bytes(buffer.getvalue()))
+    # Where the file system has no locks several processes may be at it.
+    replace(Path(path), lambda draft: draft.write_bytes(buffer.getvalue()), raced=True)
 
 
 def load_judge(path: str | Path) -> tuple[Judge, dict]:

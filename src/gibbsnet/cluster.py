@@ -8,6 +8,8 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from .config import ConfigError
 
+PATIENCE = 180  # seconds in which a file server may still think that the node which failed holds its locks
+
 
 def plugins(devices: int | str | list, nodes: int) -> list[SLURMEnvironment]:
     """For the Trainer: under SLURM an environment without Lightning's own handlers, which save in the middle of a batch.

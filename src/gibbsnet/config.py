@@ -12,6 +12,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,15 @@ CIRCUMSTANCES = (
     "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
-# What may be said to a command after the training: nothing that decided what was trained, or that the command does not read.
+# What may be said to a command after the training: nothing that was decided in it, or that would change nothing.  Where things
+# lie and how they are watched may be said to all, as scripts do.
 ANYWHERE = (
-    "run", "judges", "tracking", "data.root", "data.path", "data.download", "data.resident",
+    "run", "judges", "tracking.*", "data.root", "data.path", "data.download", "data.verify", "data.resident",
     "trainer.accelerator", "trainer.threads", "trainer.progress",
 )  # fmt: skip
 AFTERWARDS = {
-    "evaluate": ("evaluation", *ANYWHERE),
-    "sample": ("chains.unclamped", "mode", "clamp", "evaluation.seed", *ANYWHERE),
+    "evaluate": ("evaluation.*", *ANYWHERE),
+    "sample": ("chains.unclamped.*", "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
 }
 # Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
@@ -87,8 +89,9 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("data.labels", "data.classes", "data.image_size"),
         ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     ),
-    "data.channels": ("1, 3 or null", lambda v: v in (None, 1, 3)),
-    "trainer.max_time": ("DD:HH:MM:SS, or null", lambda v: v is None or bool(re.fullmatch(r"\d+(:\d\d?){3}", str(v)))),
+    "data.channels": ("1, 3 or null", lambda v: v is None or (type(v) is int and v in (1, 3))),
+    "data.shape": ("integers of at least 1, or null", lambda v: v is None or (bool(v) and _are(v, lambda i: _is_int(i, 1)))),
+    "trainer.max_time": ("DD:HH:MM:SS, or null", lambda v: v is None or bool(re.fullmatch(r"\d+(:\d\d){3}", str(v)))),
     **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
@@ -140,11 +143,13 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         ConfigError: an unknown group file or key (with the nearest that exists), or a value of the wrong type.
     """
     picks, values = _split(arguments)
+    said = {entry.partition("=")[0] for entry in values}
     if into is None:
         picks, merged = _compose(picks)
     else:
         merged = OmegaConf.merge(_later(), dict(into))
-        _refuse_unread(command, [*picks, *(entry.partition("=")[0] for entry in values)], merged)
+        if command in AFTERWARDS:
+            _refuse_unread(command, {*picks, *said}, merged)
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
         if picks.get("mode") not in NOTHING:
@@ -158,19 +163,24 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     plain["command"] = (
         shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else plain.get("command")
     )
-    check(plain)
+    # What a run was trained with passed the checks of its time.
+    check(plain, None if into is None else lambda key: key in said or key.partition(".")[0] in LATER)
     return plain
 
 
-def _refuse_unread(command: str | None, keys: Sequence[str], config: DictConfig) -> None:
-    """Refuses settings that would change nothing, such as a seed to sample."""
-    read, known = AFTERWARDS.get(command), {*GROUPS, *dict(leaves(OmegaConf.to_container(config, resolve=False)))}
-    for key in keys if read else ():
-        if key in known and not any(key == part or key.startswith(f"{part}.") for part in read):
-            raise ConfigError(
-                f"{key}: {command} does not read it, of a run it was decided in training; it may be told "
-                f"{', '.join(part if part in known else f'{part}.*' for part in read)}"
-            )
+def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
+    """Refuses settings that come too late, such as a seed of the training to sample, or that would change nothing."""
+    known = {*GROUPS, *dict(leaves(OmegaConf.to_container(config, resolve=False)))}
+    for key in sorted(keys & known):
+        if not any(fnmatchcase(key, taken) for taken in AFTERWARDS[command]):
+            raise ConfigError(f"{key} cannot be said to {command}, after the training: {takes(command)}")
+    if "chains.unclamped.steps" in keys and keys & {"clamp.hole", "clamp.whole"}:
+        raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
+
+
+def takes(command: str) -> str:
+    """What may be said to a command after the training, in words."""
+    return f"it takes {', '.join(AFTERWARDS[command])}"
 
 
 def _later() -> DictConfig:
@@ -282,7 +292,7 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _require_type(key: str, old: Any, new: Any) -> None:
     """Refuses a value of another kind; a null may become anything, and `check` looks at what has several forms."""
     new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
-    if key in EXPECTED or old is None or (new is None and key.partition(".")[0] in FREE):
+    if key in EXPECTED or old is None or (new is None and (key in WORDS or key.partition(".")[0] in FREE)):
         return
     kinds = {
         bool: "true or false",
@@ -312,12 +322,15 @@ def _resolve(config: DictConfig) -> dict:
         raise ConfigError(_one_line(error)) from error
 
 
-def check(config: Mapping) -> None:
-    """Ranges of what no constructor below the door sees."""
+def check(config: Mapping, which: Callable[[str], bool] | None = None) -> None:
+    """Ranges of what no constructor below the door sees; `which`: of these keys alone."""
     for key, value in leaves(config):
         expected, fits = EXPECTED.get(key) or _kind(key)
-        if not fits(value):
+        if (which is None or which(key)) and not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
+    extra = config["data"].get("labelled")
+    if which is None and extra and config["data"]["labels"] is None:
+        raise ConfigError(f"data.labelled={extra}, but every label is known: say data.labels=K, or data.labelled=0")
     if config.get("mode"):
         _check_mode(config)
 
@@ -343,14 +356,8 @@ def _check_mode(config: Mapping) -> None:
 
 
 def folder(config: Mapping) -> Path:
-    """The run's folder: `run`, else runs/<experiment>/<data>/<model>/<seed>.
-
-    Raises:
-        ConfigError: it is a file.
-    """
+    """The run's folder: `run`, else runs/<experiment>/<data>/<model>/<seed>."""
     if config["run"]:
-        if Path(config["run"]).is_file():
-            raise ConfigError(f"run={config['run']} is a file: say a folder")
         return Path(config["run"])
     return Path("runs", config["experiment"], config["data"]["name"], config["model"]["name"], str(config["seed"]))
 

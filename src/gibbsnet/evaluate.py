@@ -28,10 +28,10 @@ def evaluate(config: Mapping) -> dict:
     first = join()
     limit_threads(config["trainer"])
     run, wanted = folder(config), config["evaluation"]
+    best, stopped = run / "checkpoints" / "best.ckpt", unfinished(run, config)
+    # Taken before the weights are read: should the training go on, the scores pass for older than they are, never for newer.
+    weights = fingerprint(best) if first and best.exists() else None
     data, judge = datamodule(config), prepare(config)
-    # Before it is read: should the training go on meanwhile, the scores pass for older than they are, never for newer.
-    best = run / "checkpoints" / "best.ckpt"
-    weights = fingerprint(best) if best.exists() else None
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
     module.to(device(config["trainer"]))
     tuning = wanted["split"] == "validation"
@@ -47,8 +47,8 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
-    if stopped := unfinished(run, config):
-        print(f"{run}: its training stopped at step {stopped} of {config['steps']}, and that is what was scored")
+    if stopped:
+        print(f"{run}: trained for {stopped} of {config['steps']} steps; the scores are of its best checkpoint so far")
     scores = run / f"metrics{suffix}.json"
     write_json(metrics, scores)
     # It names the scores that it is about: killed in between, old words stand beside new scores, and are not believed.

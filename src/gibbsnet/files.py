@@ -4,10 +4,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def replace(path: Path, write: Callable[[Path], Any], raced: bool = False) -> None:
@@ -59,36 +60,43 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-LOCKLESS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-)  # what file systems of clusters say that are mounted without locks
+# What file systems of clusters say that are mounted without locks.
+LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def alone(path: Path, busy: str | None = None) -> Iterator[int]:
+def alone(path: Path, busy: str | None = None, patience: float = 0) -> Iterator[int]:
     """One process at a time holds the lock at `path`; it lets go however it ends. Yields the lock's file descriptor: a child
     that inherits it holds the lock as well.
 
     Arguments:
         busy: what to say where another process holds it; without it this one waits.
+        patience: seconds in which the other may let go yet.
 
     Raises:
         BlockingIOError: another process holds it; its text is `busy`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError as error:
-            raise BlockingIOError(busy) from error
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
+        _lock(file, busy, time.monotonic() + patience)
         yield file.fileno()
+
+
+def _lock(file: IO, busy: str | None, until: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise BlockingIOError(busy) from error
+            time.sleep(1)
+        except OSError as error:
+            if error.errno in LOCKLESS:
+                return None
+            raise
 
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

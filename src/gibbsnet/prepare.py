@@ -45,7 +45,7 @@ def make_judge(data: DataModule, path: Path) -> None:
         return
     judge, facts = train_judge(data.data)
     said = json.dumps(facts, indent=1) + "\n"
-    replace(path.with_suffix(".json"), lambda draft: draft.write_text(said))
+    replace(path.with_suffix(".json"), lambda draft: draft.write_text(said), raced=True)
     save_judge(judge, facts, path)
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ def train(config: Mapping) -> Path:
         KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
     """
     run = folder(config)
+    if run.is_file():
+        raise ConfigError(f"run={run} is a file: say a folder")
     if config["evaluation"]["split"] != "test":
         raise ConfigError(
             f"evaluation.split={config['evaluation']['split']}: leave it out here, and say it to evaluate"
@@ -46,7 +48,7 @@ def train(config: Mapping) -> Path:
     module.start_from(data.mean)
     judge = prepare(config)  # what cannot be built is refused before a judge takes minutes
     with ExitStack() as held:
-        trainer = _trainer(run, config, data, judge, claimed, held)
+        trainer = _trainer(run, config, data, judge, _beginning(run, config, data.digest, claimed, held))
         module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
         data.shared_by(trainer.world_size)
         _fit(trainer, module, data, claimed.start)
@@ -94,8 +96,8 @@ def claim(run: Path, config: Mapping) -> Claim:
     checkpoints, restart = run / "checkpoints", config["restart"]
     if config["trainer"]["fast_dev_run"]:
         return Claim()
-    known = read(checkpoints) if (checkpoints / "config.yaml").exists() else None
-    changed = differences(known, config) if known else []
+    known = _known(checkpoints, restart)
+    changed = differences(known, config) if known is not None else []
     if changed and not restart:
         raise ConfigError(
             f"{run} holds another configuration ({', '.join(changed[:3])}): choose another run=..., or restart=true to begin anew"
@@ -113,6 +115,18 @@ def claim(run: Path, config: Mapping) -> Claim:
     if steps >= config["steps"] or not start:
         return Claim(anew=True)
     return Claim(start, digest, damaged=found[0] if start != found[0] else None)
+
+
+def _known(checkpoints: Path, restart: bool) -> dict | None:
+    """The configuration that the checkpoints belong to, if it is there; one that cannot be read is no reason to keep them."""
+    if not (checkpoints / "config.yaml").exists():
+        return None
+    try:
+        return read(checkpoints)
+    except ConfigError:
+        if restart:
+            return {}
+        raise
 
 
 def on_the_same_data(run: Path, claimed: Claim, digest: str | None, restart: bool) -> Claim:
@@ -160,19 +174,33 @@ def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
         return None
 
 
-def _trainer(run: Path, config: Mapping, data, judge, claimed: Claim, held: ExitStack) -> Trainer:
-    """held: holds the folder's lock from where the training takes the folder."""
+def _beginning(
+    run: Path, config: Mapping, digest: str | None, claimed: Claim, held: ExitStack
+) -> Callable[[Trainer], None]:
+    """What rank 0 does once every rank has looked at the folder: makes it this training's, which holds its lock from then on.
+
+    Raises, when called:
+        BlockingIOError: another training is at work there.
+        ConfigError: another one was since this one looked; or see `claim` and callbacks.resolve.
+    """
+    busy = f"another training is at work in {run}: wait until it has ended, or choose another run=..."
+
+    def begin(trainer: Trainer) -> None:
+        callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
+        held.enter_context(alone(run / ".lock", busy, cluster.PATIENCE if cluster.job() else 0))
+        if on_the_same_data(run, claim(run, config), digest, config["restart"]) != claimed:
+            raise ConfigError(f"another training was at work in {run} until now: say the same command again")
+        take(run, config, claimed)
+        trainer.logger = tracker(run, config)
+
+    return begin
+
+
+def _trainer(run: Path, config: Mapping, data, judge, begin: Callable[[Trainer], None]) -> Trainer:
     options, every = config["trainer"], config["every"]
     _quiet()
     seed = config["evaluation"]["seed"]
     devices, nodes = processes(options)
-
-    def begin(trainer: Trainer) -> None:
-        busy = f"another training is at work in {run}: wait until it has ended, or choose another run=..."
-        held.enter_context(alone(run / ".lock", busy))
-        callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
-        take(run, config, claimed)
-        trainer.logger = tracker(run, config)
 
     hooks = callbacks.callbacks(
         run,
@@ -265,7 +293,7 @@ def tracker(run: Path, config: Mapping):
 
 
 def unfinished(run: Path, config: Mapping) -> int | None:
-    """The step at which a run's training stopped before its end; None if it did not, or if there is no last.ckpt to tell."""
+    """The step that a run's training has come to, if that is not its end; None where there is no last.ckpt to tell."""
     last = run / "checkpoints" / "last.ckpt"
     seen = look_into(last) if last.exists() else None
     return seen[0] if seen and seen[0] < config["steps"] else None

@@ -21,7 +21,8 @@ class RankError(RuntimeError):
 class Begin(pl.Callback):
     """Calls `begin` on rank 0 once every rank has looked at the run's folder, and before any of them reads it again.
 
-    Ranks that decide by what the folder holds must all see it before the first of them changes it.
+    Ranks that decide by what the folder holds must all see it before the first of them changes it. Where rank 0 refuses, the
+    others end with it, and leave it to rank 0 to say why.
     """
 
     def __init__(self, begin: Callable[[pl.Trainer], None]):
@@ -29,9 +30,16 @@ class Begin(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lightning calls it when the ranks have met, each having looked, and before it reads the checkpoint."""
-        if trainer.is_global_zero:
+        refused = self._refused(trainer) if trainer.is_global_zero else None
+        if trainer.strategy.broadcast(refused is not None):
+            raise refused or SystemExit(1)
+
+    def _refused(self, trainer: pl.Trainer) -> Exception | None:
+        try:
             self.begin(trainer)
-        trainer.strategy.barrier("folder taken")
+        except Exception as error:
+            return error
+        return None
 
 
 class Ranks(pl.Callback):

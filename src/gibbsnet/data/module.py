@@ -187,10 +187,6 @@ class DataModule(LightningDataModule):
             self.data = load(**self.source)
             self.data = self.data.measured() if self.attributes else self.data
             self.known = None if self.labels is None else self._choose()
-        if self.labelled and self.labels is None:
-            raise DataError(
-                f"data.labelled={self.labelled}, but every label is known: say data.labels=K, or labelled=0"
-            )
         if self.batch_size > len(self.data.train):
             n = len(self.data.train)
             raise DataError(f"data.batch_size={self.batch_size} is larger than the training set: say {n} or less")

@@ -405,7 +405,7 @@ def _plain(value: object) -> str:
 
 
 def _troubles(runs: Sequence[Run]) -> Markup | None:
-    """Damaged and unfinished runs, with what is wrong."""
+    """Damaged, unfinished and outdated runs, with what is wrong."""
     listed = [
         tag("tr", tag("th", run.folder.as_posix(), scope="row"), tag("td", *_trouble(run), class_="words"))
         for run in runs
@@ -414,7 +414,7 @@ def _troubles(runs: Sequence[Run]) -> Markup | None:
     if not listed:
         return None
     table = tag("div", tag("table", tag("tbody", *listed), class_="plain"), class_="scroll")
-    return tag("section", tag("h2", "Unfinished and damaged runs"), table, id="troubles")
+    return tag("section", tag("h2", "Unfinished, outdated and damaged runs"), table, id="troubles")
 
 
 def _trouble(run: Run) -> Iterator[str]:

@@ -108,9 +108,14 @@ def _caveats(run: Run) -> Iterator[str]:
     steps, wanted = run.speed.get("steps"), run.config.get("steps")
     if isinstance(steps, int) and isinstance(wanted, int) and steps < wanted:
         yield f"its training stopped at step {steps:,} of {wanted:,}"
+    elif run.metrics and not run.speed:
+        yield "its training has not ended"
     best, scored = run.folder / "checkpoints" / "best.ckpt", run.scored.get("checkpoint")
-    if scored and best.exists() and scored != fingerprint(best):
-        yield "its scores are of other weights than it has now: evaluate again"
+    try:
+        if scored and best.exists() and scored != fingerprint(best):
+            yield "its scores are of other weights than it has now: evaluate again"
+    except OSError as reason:
+        yield f"best.ckpt: {_line(reason)}"
 
 
 def _config(path: Path) -> dict[str, Any]:
