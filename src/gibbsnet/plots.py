@@ -288,11 +288,10 @@ def latent_plane(means: Tensor, prior: Tensor, labels: Tensor | None, title: str
 
 
 def _principal(points: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in the plane of the points' first two principal components; two points or one span none, and lie in the prior's."""
+    """Both in the plane of the points' first two principal components."""
     if points.shape[1] <= 2:
         return embed(points), embed(prior)
-    spread = points if len(points) > 2 else prior
-    axes = PCA(2, random_state=0).fit(spread).components_  # whose largest weights scikit-learn makes positive
+    axes = PCA(2, random_state=0).fit(points).components_  # whose largest weights scikit-learn makes positive
     return points @ axes.T, prior @ axes.T
 
 
