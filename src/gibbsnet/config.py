@@ -137,7 +137,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         arguments: the command line's `group=name` and `a.b=value`.
         into: a resolved configuration that the arguments change, in place of conf/.  Of the groups only `mode` makes sense
             there: the others decided what was trained.
-        command: the one that is told them after the training, and refuses what it does not read.
+        command: the one that is told them; after the training it refuses what comes too late or would change nothing.
 
     Raises:
         ConfigError: an unknown group file or key (with the nearest that exists), or a value of the wrong type.

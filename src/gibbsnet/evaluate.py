@@ -28,7 +28,7 @@ def evaluate(config: Mapping) -> dict:
     first = join()
     limit_threads(config["trainer"])
     run, wanted = folder(config), config["evaluation"]
-    best, stopped = run / "checkpoints" / "best.ckpt", unfinished(run, config)
+    best, stopped = run / "checkpoints" / "best.ckpt", unfinished(run, config) if first else None
     # Taken before the weights are read: should the training go on, the scores pass for older than they are, never for newer.
     weights = fingerprint(best) if first and best.exists() else None
     data, judge = datamodule(config), prepare(config)
