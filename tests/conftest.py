@@ -1,24 +1,20 @@
 """Every test works in a folder of its own, one thread, and without a network."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from sklearn.manifold import TSNE
 
+from gibbsnet import plots
 from gibbsnet.classifier import save_judge, train_judge
 from gibbsnet.data import load
+from gibbsnet.files import alone
 from gibbsnet.graph import Conditional
 
 ROOT = Path(__file__).parents[1]
-# Tracing costs a third of a test's time. These files walk again, over every model or under every fault, what others have walked.
-UNTRACED = [f"test_{name}" for name in ("claims", "comparison", "contract", "faults", "ranks", "resume", "stopping")]
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in UNTRACED:
-            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,11 +40,20 @@ def apart(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def judges(tmp_path_factory) -> Path:
-    """A folder with the judge of digits."""
-    folder = tmp_path_factory.mktemp("judges")
-    save_judge(*train_judge(load("digits"), log=lambda line: None), folder / "digits.pt")
+def judges(tmp_path_factory, worker_id) -> Path:
+    """A folder with the judge of digits, which one of xdist's workers trains."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "judges"
+    with alone(folder / "tests.lock"):
+        if not (folder / "digits.pt").exists():
+            save_judge(*train_judge(load("digits"), log=lambda line: None), folder / "digits.pt")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """t-SNE in the fewest steps that it takes: of an evaluation in a test it would take more than half."""
+    monkeypatch.setattr(plots, "TSNE", partial(TSNE, max_iter=250))
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def dream(module: GibbsNet, chain: Chain, data: DataModule, given: State, chains
     """Chains that hold nothing but what is given: chain.png shows ten of them as they go, samples.png the last states, and of
     images with a label classes.png these by their label.
 
-    samples.npz holds the last states of every variable, float32 (chains, *), x in [-1, 1].
+    samples.npz holds the last states of every variable, float32 (chains, *), x in [-1, 1], which noise may leave by a little.
     """
     last = chain.range[1]
     walk = islice(module.trajectory(chains, seed, given, chain=holding(chain, given)), last + 1)
