@@ -52,7 +52,8 @@ def judges(tmp_path_factory, worker_id) -> Path:
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
-    """t-SNE in the fewest steps that it takes: of an evaluation in a test it would take more than half."""
+    """Pictures of chains of a hundred sweeps and t-SNE in its fewest steps: they would be most of an evaluation."""
+    monkeypatch.setattr(plots, "STEPS", (0, 1, 2, 3, 10, 100))
     monkeypatch.setattr(plots, "TSNE", partial(TSNE, max_iter=250))
 
 
