@@ -16,7 +16,7 @@ install: .venv/installed
 	touch $@
 
 repro: install
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/dvc repro
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "the report: $(CURDIR)/reports/index.html"
 
 test: install
@@ -41,7 +41,7 @@ test-dvc: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_pipeline.py
 
 results: install
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m benchmarks.results
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.results
 	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.compare $$data models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=1 || exit 1; done

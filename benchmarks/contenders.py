@@ -1,6 +1,5 @@
 """The contenders of `benchmarks.step`: one call does the work once."""
 
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.alternating import Alternating
+from gibbsnet.callbacks.speed import peak_memory
 from gibbsnet.config import load
 from gibbsnet.game import Game
 from gibbsnet.modules import GibbsNet, build
@@ -159,9 +159,9 @@ def fresh_peak(task: tuple[Entry, int]) -> float:
     """MiB that a process which has only imported needs at most for (entry, threads)."""
     entry, threads = task
     torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     _few_steps(entry, torch.device("cpu"))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return peak_memory() - before
 
 
 def cuda_peak(entry: Entry, device: torch.device) -> float:

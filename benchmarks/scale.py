@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.contenders import NETWORKS, Entry, contender, ready
 from benchmarks.results import between
 from benchmarks.step import _clock
+from gibbsnet.callbacks.speed import peak_memory
 from gibbsnet.config import load
 from gibbsnet.modules import GibbsNet
 
@@ -106,13 +107,11 @@ def saved(run: Callable[[], None], module: GibbsNet) -> int:
 
 def peak(case: Case) -> float:
     """MiB that a fresh process needs at most for two steps, beyond its imports."""
-    import resource
-
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     run = work(case)
     run(), run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return peak_memory() - before
 
 
 def peaks(cases: Sequence[Case]) -> dict[Case, float]:

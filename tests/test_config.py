@@ -1,9 +1,13 @@
 import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
 
 from gibbsnet import config
+from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, differences, leaves, load, read, write
 
 
@@ -60,6 +64,44 @@ def test_picks_that_are_none_are_one_line(small, tmp_path, picks):
         load(["experiment=odd"])
 
 
+@pytest.fixture
+def copied(tmp_path):
+    """The project's own files, which a test may change."""
+    shutil.copytree(Path(config.__file__).parents[2] / "conf", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+@pytest.mark.parametrize(
+    "text, key, near",
+    [
+        ("stpes: 77", "stpes", "steps"),
+        ("steps: {a: 1}", "steps.a", "steps"),
+        ("optim: {learning_rate: .5}", "optim.learning_rate", "optim."),
+        ("trainer: {precison: 32}", "trainer.precison", "trainer.precision"),
+        ("game: {cylce: 1}", "game.cylce", "game.cycle"),
+        ("data: {batchsize: 7}", "data.batchsize", "data.batch_size"),
+        ("chains: {unclamped: {step: 3}}", "chains.unclamped.step", "chains.unclamped.steps"),
+        ("chains: {free: {steps: 3}}", "chains.free.steps", "chains."),
+    ],
+)
+def test_a_file_s_unknown_key_is_refused(copied, text, key, near):
+    (copied / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"conf/experiment/mine\.yaml: unknown key '{key}': did you mean '{near}"):
+        load(["experiment=mine"])
+
+
+def test_what_a_file_may_name_by_itself(copied):
+    text = "clamp: {values: {y: 3}}\nsize: {w9: [4]}\nchains: {unclamped: {rise: 7}}\ngame: {gamma: {w9: 0.1}}"
+    (copied / "experiment" / "mine.yaml").write_text(text)
+    mine = load(["experiment=mine", "model=hali"])
+    assert mine["clamp"]["values"] == {"y": 3} and mine["size"]["w9"] == [4] and mine["game"]["gamma"]["w9"] == 0.1
+    assert mine["chains"]["unclamped"]["rise"] == 7
+
+
+def test_the_keys_of_a_chain_are_those_that_it_has():
+    assert set(config.CHAIN) == {field.name for field in fields(Chain)}
+
+
 def test_an_experiment_is_a_variant_of_another(small):
     """What it says wins over that, whose picks and settings hold else; the run is called after the variant."""
     loaded = load(["experiment=variant2"])
@@ -78,6 +120,11 @@ def test_an_experiment_is_a_variant_of_another(small):
         ("optim.lrr=1", ["optim.lrr", "optim.lr"]),
         ("chains.unclamped.step=3", ["chains.unclamped.step", "chains.unclamped.steps"]),
         ("steps=many", ["steps=many", "an integer"]),
+        ("steps={a: 1}", ["steps=", "an integer"]),
+        ("clamp.hole={a: 1}", ["clamp.hole=", "one of left"]),
+        ("critics.joint.hidden=-1", ["critics.joint.hidden=-1", "at least 1"]),
+        ("chains.clamped.start=[1]", ["chains.clamped.start=[1]", "variables"]),
+        ("trainer.precision=bf16-true", ["trainer.precision=bf16-true", "bf16-mixed"]),
         ("steps=1.5", ["steps", "an integer"]),
         ("steps=-3", ["steps", "at least 1"]),
         ("data.batch_size=0", ["data.batch_size", "at least 1"]),
@@ -131,9 +178,9 @@ def test_written_and_read_back(tmp_path):
     assert read(tmp_path / "run") == loaded
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", "seed: 3"])
+@pytest.mark.parametrize("text", ["a: [", "just words", "seed: 3", "a: \xff"])
 def test_a_damaged_config_is_named(tmp_path, text):
-    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "config.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         read(tmp_path)
 
@@ -145,6 +192,16 @@ def test_a_run_can_be_read_in_another_chain_but_not_as_another_model(tmp_path):
     assert longer["command"] == trained["command"]
     with pytest.raises(ConfigError, match="model=hali"):
         load(["model=hali"], into=trained)
+
+
+def test_a_recorded_command_is_not_resolved_again(monkeypatch):
+    monkeypatch.setenv("WHERE", "there")
+    trained = load(["data.root=${oc.env:WHERE}"])
+    monkeypatch.delenv("WHERE")
+    again = load(["evaluation.samples=20"], trained, "evaluate")
+    assert again["data"]["root"] == "there" and again["command"] == trained["command"]
+    with pytest.raises(ConfigError, match="WHERE"):
+        load(["data.root=${oc.env:WHERE}", "seed=3"])
 
 
 @pytest.mark.parametrize(

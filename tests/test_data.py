@@ -551,6 +551,23 @@ def test_folder_classes_and_pixels(tmp_path):
         assert split.y.bincount().tolist() == [len(split) // 2] * 2
 
 
+def test_a_class_may_be_a_link_and_a_circle_ends(tmp_path):
+    write_tree(tmp_path / "mine", ["ant"], each=20)
+    write_tree(tmp_path / "elsewhere", ["dogs"], each=20)
+    (tmp_path / "mine" / "bee").symlink_to(tmp_path / "elsewhere" / "dogs")
+    (tmp_path / "mine" / "ant" / "up").symlink_to(tmp_path / "mine")
+    data = load("folder", path=tmp_path / "mine")
+    assert data.classes == 2 and len(data.train) + len(data.validation) + len(data.test) == 40
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_npz(tmp_path / "a.npz", images=np.zeros((20, 3, 4), np.uint8))
+    data = DataModule("npz", path="~/a.npz", batch_size=4)
+    data.setup()
+    assert data.shape == (1, 3, 4)
+
+
 def test_folder_without_classes(tmp_path):
     write_tree(tmp_path, [""], each=20)
     assert load("folder", path=tmp_path).train.y is None

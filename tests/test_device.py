@@ -9,7 +9,7 @@ import gibbsnet.evaluate
 from benchmarks import stability
 from gibbsnet.__main__ import main
 from gibbsnet.config import load, read
-from gibbsnet.train import device
+from gibbsnet.train import accelerator, device
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,15 @@ def test_a_module_is_scored_on_this_process_s_gpu_if_there_is_one_and_may_be_use
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert device({"accelerator": accelerator}) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    "said, gpus, expected", [("auto", 0, "cpu"), ("auto", 1, "auto"), ("gpu", 0, "gpu"), ("cpu", 1, "cpu")]
+)
+def test_by_itself_a_training_takes_a_gpu_of_cuda_or_none(said, gpus, expected, monkeypatch):
+    """Lightning's own choice would be Apple's, which has no doubles."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    assert accelerator({"accelerator": said}) == expected
 
 
 def test_what_scores_does_it_on_that_device(quick, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from gibbsnet.__main__ import main
 from gibbsnet.plots import save
 from gibbsnet.report import report
 from gibbsnet.report.charts import memory, over_steps, recorded
@@ -505,6 +506,24 @@ def test_a_seed_that_differs_in_more_is_pointed_out(root):
     assert "The runs of ali differ in more than their seed: lr (0.1 / None)." in text_of(html_of(root))
     make(root, "gibbsnet", 4, run="elsewhere", command="other words", trainer={"devices": 2})
     assert differences([read(root / f"default/digits/gibbsnet/{seed}") for seed in (1, 4)]) == {}
+
+
+def test_a_seed_that_is_there_twice_is_pointed_out(root):
+    assert "several runs of seed" not in text_of(html_of(root))
+    shutil.copytree(root / "default/digits/ali/1", root / "copy")
+    assert "ali has several runs of seed 1: a run counted twice is no repetition" in text_of(html_of(root))
+
+
+def test_runs_behind_a_link_are_found_and_a_circle_ends(root, tmp_path):
+    (tmp_path / "linked").symlink_to(root)
+    (root / "default" / "round").symlink_to(root)
+    assert len(find(tmp_path / "linked")) == 7
+
+
+def test_a_folder_s_name_may_look_like_a_setting(root, tmp_path, monkeypatch):
+    root.rename(tmp_path / "ring_game.lazy=2")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "ring_game.lazy=2", "out=there"]) == 0 and (tmp_path / "there" / "index.html").exists()
 
 
 def test_a_command_is_the_recorded_one_or_rebuilt_from_the_configuration(tmp_path):

@@ -91,10 +91,13 @@ def _run_of(arguments: Sequence[str]) -> str:
 
 def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The folders to look in, and what was said of out= and records=."""
-    said = dict(a.split("=", 1) for a in arguments if "=" in a)
+    settings = [
+        a for a in arguments if "=" in a and not os.path.isdir(a)
+    ]  # a folder's name may have a "=", as a benchmark's has
+    said = dict(a.split("=", 1) for a in settings)
     if unknown := [key for key in said if key not in ("out", "records")]:
         raise ConfigError(f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER")
-    return [a for a in arguments if "=" not in a] or ["runs"], said
+    return [a for a in arguments if a not in settings] or ["runs"], said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 # What may change between a run and its resumption: where it goes, its model's name, how it is watched, on how many devices.
 CIRCUMSTANCES = (
     "command", "run", "restart", "model.name", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root",
-    "data.download", "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "data.path", "data.download", "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
@@ -45,6 +45,11 @@ WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_t
 # Without these a file is no run's; newer keys take their defaults (`LATER`).
 ESSENTIAL = ("seed", "steps", "game", "optim", "model", "graph", "critics", "chains", "data", "network", "trainer")
 FREE = ("network", "graph", "critics")  # whose pieces check what they are made of; null stands for none of it
+OPEN = (*FREE, "size", "penalty", "supervised")  # where a model's or a network's file names its own keys
+CHAIN = (
+    "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "present", "learned", "rise",
+    "dream_every",
+)  # fmt: skip
 NOTHING = (None, "", "null")
 
 
@@ -54,6 +59,10 @@ def _is_int(value: Any, least: int, most: float = float("inf")) -> bool:
 
 def _are(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(map(fits, value))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
@@ -80,8 +89,13 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("seed", "evaluation.seed"), ("an integer in 0..4294967295", lambda v: _is_int(v, 0, 2**32 - 1))),
     "evaluation.split": ("test or validation", lambda v: v in ("test", "validation")),
     "trainer.precision": (
-        "bf16-mixed, 32-true or another, but no half precision",  # the game takes its gradients itself: nothing scales them
-        lambda v: v is not None and not str(v).startswith("16"),
+        # The game takes its gradients itself: nothing scales them, as 16-mixed needs; its noise and accounts stay in 32 bits.
+        "32-true, bf16-mixed or 64-true",
+        lambda v: str(v) in ("32", "32-true", "bf16", "bf16-mixed", "64", "64-true"),
+    ),
+    **dict.fromkeys(
+        [f"chains.{chain}.{part}" for chain in ("clamped", "unclamped") for part in ("start", "blocks")],
+        ("a list of variables, or of lists of them", lambda v: _are(v, lambda b: isinstance(b, str) or _are(b, _is_word))),
     ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     "data.validation": ("an integer of at least 2, or null", lambda v: v is None or _is_int(v, 2)),
@@ -147,7 +161,8 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     if into is None:
         picks, merged = _compose(picks)
     else:
-        merged = OmegaConf.merge(_later(), dict(into))
+        # The command is a record, whose ${...} were resolved in its time.
+        merged = OmegaConf.merge(_later(), {key: value for key, value in into.items() if key != "command"})
         if command in AFTERWARDS:
             _refuse_unread(command, {*picks, *said}, merged)
         if refused := sorted(picks.keys() - {"mode"}):
@@ -161,7 +176,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     merged.pop("defaults", None)  # no settings: a group's file is picked by group=name
     plain = _resolve(_override(merged, values))
     plain["command"] = (
-        shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else plain.get("command")
+        shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else into.get("command")
     )
     # What a run was trained with passed the checks of its time.
     check(plain, None if into is None else lambda key: key in said or key.partition(".")[0] in LATER)
@@ -219,11 +234,27 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
         if chosen[group] not in NOTHING:
             piece = _experiment(experiment) if group == "experiment" else _file(group, chosen[group])
             piece.pop("defaults", None)
+            _refuse_strangers(piece, group, chosen[group], merged)
             merged = OmegaConf.merge(merged, piece)
     merged.experiment = experiment
     for group in ("model", "data", "network", "trainer"):
         merged[group].name = chosen[group]
     return chosen, merged
+
+
+def _refuse_strangers(piece: DictConfig, group: str, name: str, below: DictConfig) -> None:
+    """Refuses keys of a group's file that nothing reads, or a slip of the pen would leave the default in silence."""
+    known = dict(leaves(OmegaConf.to_container(below, resolve=False)))
+    for key, _ in leaves(OmegaConf.to_container(piece, resolve=False)):
+        section, *rest = key.split(".")
+        if section == "chains":
+            fits = len(rest) > 1 and rest[0] in ("clamped", "unclamped") and rest[1] in CHAIN
+        elif section in (*OPEN, group) or key.startswith("game.gamma."):
+            fits = True
+        else:
+            fits = key in known or any(isinstance(v, Mapping) and key.startswith(f"{k}.") for k, v in known.items())
+        if not fits:
+            raise ConfigError(f"conf/{group}/{name}.yaml: unknown key {key!r}: {_nearest(key, list(known))}")
 
 
 def _experiment(name: str, above: tuple[str, ...] = ()) -> DictConfig:
@@ -268,7 +299,7 @@ def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
         known = dict(leaves(OmegaConf.to_container(config, resolve=False)))
         if key not in known:
             raise ConfigError(f"unknown key {key!r}: {_nearest(key, list(known))}")
-        present = OmegaConf.to_container(config, resolve=True) if known[key] is not None else {}
+        present = _resolve(config) if known[key] is not None else {}
         _require_type(key, _at(present, key) if present else None, value)
         OmegaConf.update(config, key, value, merge=False)
     return config
@@ -292,6 +323,8 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _require_type(key: str, old: Any, new: Any) -> None:
     """Refuses a value of another kind; a null may become anything, and `check` looks at what has several forms."""
     new = OmegaConf.to_container(new) if OmegaConf.is_config(new) else new
+    if key in EXPECTED and isinstance(new, Mapping) and not EXPECTED[key][1](new):
+        raise ConfigError(f"{key}={new}: expected {EXPECTED[key][0]}")  # `check` looks at what a mapping holds
     if key in EXPECTED or old is None or (new is None and (key in WORDS or key.partition(".")[0] in FREE)):
         return
     kinds = {
@@ -324,7 +357,8 @@ def _resolve(config: DictConfig) -> dict:
 
 def check(config: Mapping, which: Callable[[str], bool] | None = None) -> None:
     """Ranges of what no constructor below the door sees; `which`: of these keys alone."""
-    for key, value in leaves(config):
+    # Those first that others refer to, as critics.joint.hidden does to size.critic.
+    for key, value in sorted(leaves(config), key=lambda leaf: leaf[0] not in EXPECTED):
         expected, fits = EXPECTED.get(key) or _kind(key)
         if (which is None or which(key)) and not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
@@ -341,6 +375,10 @@ def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
         return SIZE
     if key.endswith(".width"):
         return WIDTH
+    if key.startswith("critics.") and key.endswith(".hidden"):
+        return "an integer of at least 1", lambda v: _is_int(v, 1)
+    if key.startswith("supervised.") and key.endswith(".hears"):
+        return "a list of variables", lambda v: _are(v, _is_word)
     return WEIGHT if key.startswith("supervised.") and key.endswith((".known", ".dreams")) else ("", lambda value: True)
 
 
@@ -379,7 +417,7 @@ def read(run: str | Path) -> dict:
         raise ConfigError(f"{path} does not exist: train first, for example python -m gibbsnet train run={run}")
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is damaged: expected a mapping")

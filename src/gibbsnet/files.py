@@ -96,6 +96,14 @@ def _lock(file: IO, busy: str | None, until: float) -> None:
             raise
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """os.walk with links followed, but for those that lead back up."""
+    for path, inside, files in os.walk(folder, followlinks=True):
+        here = Path(path).resolve()
+        inside[:] = [name for name in inside if not here.is_relative_to(Path(path, name).resolve())]
+        yield Path(path), inside, files
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

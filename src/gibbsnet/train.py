@@ -213,7 +213,7 @@ def _trainer(run: Path, config: Mapping, data, judge, begin: Callable[[Trainer],
         check_every_batch=config["optim"].get("skip_nonfinite", 0) > 0,
     )
     return _lightning(
-        accelerator=options["accelerator"],
+        accelerator=accelerator(options),
         devices=devices,
         num_nodes=nodes,
         strategy=options["strategy"],
@@ -303,6 +303,11 @@ def limit_threads(options: Mapping) -> None:
     """`trainer.threads` of the CPU, where it is said."""
     if options.get("threads"):
         torch.set_num_threads(options["threads"])
+
+
+def accelerator(options: Mapping) -> str:
+    """Lightning's word for where to train.  By itself it would choose Apple's GPU, which lacks the doubles of our accounts."""
+    return "cpu" if options["accelerator"] == "auto" and not torch.cuda.is_available() else options["accelerator"]
 
 
 def device(options: Mapping) -> torch.device:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,11 +131,17 @@ class Speed(pl.Callback):
     def _peak(self) -> float:
         if self.device.type == "cuda":
             return max(self.peak, torch.cuda.max_memory_allocated(self.device) / 2**20)
-        return max(self.peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        return max(self.peak, peak_memory())
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def peak_memory() -> float:
+    """MiB that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _rate(images: int, seconds: float) -> float | None:

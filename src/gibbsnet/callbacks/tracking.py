@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import urlparse
 
@@ -205,9 +206,8 @@ def _begin(run: Path, mode: str, **description: Any) -> Any | None:
             raise TrackingError(f"tracking mode {mode}: {error}") from error
         resolved, line = "offline", f"W&B: offline ({error})"
         opened = _open(run, resolved, **description)
-    _say(
-        f"{line}, in {run / 'wandb'}" + f"; upload with: wandb sync {run}/wandb/offline-run-*" * (resolved == "offline")
-    )
+    upload = f"; upload with: wandb sync {quote(str(run))}/wandb/offline-run-*"
+    _say(f"{line}, in {run / 'wandb'}{upload * (resolved == 'offline')}")
     return opened
 
 

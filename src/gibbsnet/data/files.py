@@ -39,7 +39,7 @@ def find(root: str | Path, places: Sequence[str], url: str, download: bool) -> P
             return Path(root) / place
     target = Path(root) / places[0]
     if not download:
-        raise DataError(f"{target} is missing: put the published file there, or set download=true to fetch {url}")
+        raise DataError(f"{target} is missing: put the published file there, or say data.download=true to fetch {url}")
     return fetch(url, target)
 
 
@@ -79,7 +79,7 @@ def check(path: Path, verify: bool = True) -> Path:
     if verify and (found := md5(path)) != MD5[path.name]:
         raise DataError(
             f"{path} is not the published file: its MD5 is {found}, expected {MD5[path.name]}; "
-            "replace it, or set verify=false to read it all the same"
+            "replace it, or say data.verify=false to read it all the same"
         )
     return path
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         if batch_size <= 0 or steps <= 0:
             raise DataError(f"batch_size is {batch_size} and steps is {steps}: both must be positive")
-        self.source = dict(name=name, root=root, path=path, image_size=image_size, channels=channels)
+        self.source = dict(name=name, root=home(root), path=home(path), image_size=image_size, channels=channels)
         self.source |= dict(download=download, verify=verify, validation=validation)
         self.batch_size, self.steps, self.seed, self.resident = batch_size, steps, seed, resident
         self.labels, self.labelled, self.attributes = labels, labelled, attributes
@@ -261,3 +262,8 @@ class DataModule(LightningDataModule):
         if key not in self._resident:
             self._resident[key] = self.split(name).to(key[1])
         return self._resident[key]
+
+
+def home(path: str | Path | None) -> Path | None:
+    """The path, its ~ spelled out."""
+    return None if path is None else Path(path).expanduser()

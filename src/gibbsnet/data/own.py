@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gibbsnet.data.files import oneline
 from gibbsnet.data.sets import DataError, DataSet, Split, divided, part
+from gibbsnet.files import walk
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 GRAY = {"1", "L", "LA"}
@@ -124,9 +125,10 @@ def image_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"{path} is missing or no folder: path must name a folder of images")
     files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not hidden(file.relative_to(path))
+        folder / name
+        for folder, _, names in walk(path)
+        for name in names
+        if (file := folder / name).suffix.lower() in SUFFIXES and file.is_file() and not hidden(file.relative_to(path))
     )
     if not files:
         raise DataError(f"{path} holds no images: expected files that end in {', '.join(sorted(SUFFIXES))}")

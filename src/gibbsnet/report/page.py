@@ -179,6 +179,10 @@ def _warnings(comparison: Comparison) -> Iterator[Markup]:
             named = "; ".join(f"{key} ({' / '.join(values)})" for key, values in list(found.items())[:6])
             more = f" and {len(found) - 6} more" if len(found) > 6 else ""
             yield tag("p", f"The runs of {model} differ in more than their seed: {named}{more}.", class_="warning")
+        seeds = [run.seed for run in runs]
+        if twice := sorted({str(seed) for seed in seeds if seeds.count(seed) > 1}):
+            more = "a run counted twice is no repetition, and makes the spread too small."
+            yield tag("p", f"{model} has several runs of seed {', '.join(twice)}: {more}", class_="warning")
     for key, found in conditions(run for runs in comparison.models.values() for run in runs).items():
         named = "; ".join(f"{value[:12]}: {', '.join(runs)}" for value, runs in found.items())
         yield tag("p", f"Scored {CONDITIONS[key]} ({named}): these do not compare. Evaluate again.", class_="warning")

@@ -1,7 +1,6 @@
 """Run folders as they are found on disk: finished, unfinished, or damaged."""
 
 import json
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gibbsnet.config import CIRCUMSTANCES
-from gibbsnet.files import fingerprint
+from gibbsnet.files import fingerprint, walk
 
 EXPECTED = ("metrics.json", "train.json", "history.jsonl", "figures")
 OURS = (*EXPECTED, "metrics_validation.json", "scored.json", "scored_validation.json")  # what is no benchmark's
@@ -73,11 +72,11 @@ def find(folder: Path) -> list[Path]:
     Those inside of a run folder (a tracker's) do not count, and neither do a sweep's trials, which differ in more than a seed.
     """
     found = []
-    for path, inside, files in os.walk(folder):
+    for path, inside, files in walk(folder):
         if "sweep.json" in files:
             inside.clear()
         elif "config.yaml" in files:
-            found.append(Path(path))
+            found.append(path)
             inside.clear()
     return sorted(found)
 

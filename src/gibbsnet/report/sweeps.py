@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gibbsnet.files import walk
 from gibbsnet.report.html import Markup, join, tag
 
 FILE = "sweep.json"
@@ -39,7 +39,7 @@ class Sweep:
 
 def find(folder: Path) -> list[Path]:
     """Folders below `folder` that hold a sweep.json, in order."""
-    return sorted(Path(path) for path, _, files in os.walk(folder) if FILE in files)
+    return sorted(path for path, _, files in walk(folder) if FILE in files)
 
 
 def read(folder: Path) -> Sweep:
