@@ -261,7 +261,8 @@ def test_a_user_s_own_images(tmp_path, quick):
     run = tmp_path / "own"
     assert main(["train", "data=npz", f"data.path={tmp_path / 'own.npz'}", f"run={run}", *quick]) == 0
     assert main(["evaluate", f"run={run}"]) == 0
-    shutil.rmtree(run)
+    moved = (tmp_path / "own.npz").rename(tmp_path / "moved.npz")
+    assert main(["train", "data=npz", f"data.path={moved}", f"run={run}", *quick]) == 0, "the same images"
 
 
 @pytest.mark.parametrize("n, labels", [(20, 2), (40, 1)])
