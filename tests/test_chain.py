@@ -197,6 +197,19 @@ def test_the_gradient_of_three_draws_is_that_of_x_z_x():
 # Starting from data
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_clamped_member_of_a_block_is_not_heard_by_it_in_the_start_pass_either(mask):
+    """As in a sweep, and as `endings` has it: or the pairing rule would not see who is heard."""
+    net = {"family": "gaussian", "shape": [2], "hears": {"x": "net"}}
+    g = graph({**PAIR, "y": net, "z": {**net, "hears": {"x": "net", "y": "net"}}})
+    chain = Chain([["z", "y"]], [["z", "y"]], 1, mode={**HELD, "y": Stance(clamped=True)})
+    given = {"x": normal(4, *g["x"].shape), "y": normal(4, 2)}
+    seen = {"y": torch.ones(4, 2, dtype=torch.bool)} if mask else {}
+    one, other = (chain.init(g, Noise(0), given | {"y": y}, seen, 4) for y in (given["y"], given["y"] + 1))
+    assert torch.equal(one["z"], other["z"]) and not torch.equal(one["y"], other["y"])
+    assert endings(chain, g, 0)["z"] == endings(chain, g, 1)["z"] == {"x"}
+
+
 def test_a_share_of_the_chains_starts_from_the_data(record):
     g, chain = graph(), Chain(["z", "x"], ["z", "x"], 1, start_from_data=0.4)
     data = {"x": normal(2000, 3, seed=7)}

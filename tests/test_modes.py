@@ -354,6 +354,8 @@ def test_a_chain_that_forgets_its_start_settles_after_as_many_sweeps_as_it_takes
     assert band < 0.02 and distance[20] <= band < 10 * distance[20]
     slow = settled(home + noise + 5 * 0.5 ** torch.arange(40.0).view(-1, 1, 1, 1), 15)
     assert 3 < slow[0] < 10
+    with pytest.raises(ValueError, match="two or more that differ"):
+        settled(torch.ones(40, 3, 1, 2), 15)
 
 
 @pytest.mark.parametrize("tail", [1, 21])

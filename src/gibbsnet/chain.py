@@ -63,7 +63,8 @@ class Chain:
             these, (0, (1, 4)) or (0, 1, 1), of which each batch takes one, all equally likely.  Two numbers are a range.
         grad_draws: how many of the last block draws carry gradient (3 = x, z, x).
         mode: stances; a variable that is not named is free and heard.
-        start_from_data: share of the examples that start whose start pass is replaced, where data are given, by the data.
+        start_from_data: share of the examples that start whose observed variables are replaced, after the start pass, by the
+            data; where a sweep redraws those before anyone has heard them (`unshared`), nothing is left of that.
         persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
@@ -216,7 +217,8 @@ class Chain:
         for v in sorted(set(self.learned) - given.keys()):
             state[v] = graph.moments[v].draw(batch, noise.at("learned", v))
         blocks = [parse(b) for b in self.start]
-        blocks = [tuple(d for d in b if d[0] not in state or d[0] in seen) for b in blocks]
+        # The clamped stay in their block, which does not hear them here either: `_draw` leaves what is held as it is.
+        blocks = [tuple(d for d in b if d[0] not in state or d[0] in self.clamped) for b in blocks]
         for k, block in enumerate(blocks):
             state |= self._draw(graph, block, state, noise, audible, given, seen, batch, k >= len(blocks) - grad)
         return state
@@ -285,7 +287,8 @@ class Chain:
     def aged(self, graph: Graph, noise: Noise, onward: State) -> State:
         """The last state of persistent training chains: one sweep with gradient from where they have gone on to.
 
-        The persistent chains themselves do not take it.  Its noise is that of the others' last pass.
+        The persistent chains themselves do not take it.  Its noise is that of the others' last pass: where that is the start
+        pass, numbers of one example may be another's of another variable, which no chain's law shows.
         """
         return self.step(graph, onward, noise.at(self.length(noise)), grad=self.grad_draws)
 

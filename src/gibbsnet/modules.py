@@ -324,12 +324,15 @@ class GibbsNet(LightningModule):
         self._set_floors(step)
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
+        data = {
+            v: real[v].detach() for v in given
+        }  # what of them is unknown, such as a label, is as the clamped chain drew it
         if chain.persistent and chain.range[1]:
-            return self._of_two_ages(chain, noise, real, given, kept)
+            return self._of_two_ages(chain, noise, real, data, kept)
         held = {v: real[v].detach() for v in sorted(chain.given)}
-        return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=given), {})
+        return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=data), {})
 
-    def _of_two_ages(self, chain: Chain, noise: Noise, real: State, given: State, kept: State) -> Pairs:
+    def _of_two_ages(self, chain: Chain, noise: Noise, real: State, data: State, kept: State) -> Pairs:
         """The pairs where the chains at the first places never start again; the critics may know which, by `AGE`."""
         size = len(real["x"])
         many = chain.old(noise, size)
@@ -337,7 +340,7 @@ class GibbsNet(LightningModule):
         mine, others = (noise.among(rows, size) for rows in (old, young))
         onward = chain.onward(self._ready(), mine, part(kept, old), many)
         aged = chain.aged(self.graph, mine, onward)
-        fresh = chain.run(self.graph, others, batch=size - many, data=part(given, young))
+        fresh = chain.run(self.graph, others, batch=size - many, data=part(data, young))
         fake = {v: torch.cat([aged[v], x]) for v, x in fresh.items()}
         # The young are kept too, and never read: so every rank keeps, and gathers, equally many.
         kept = {v: torch.cat([onward[v], x.detach()]) for v, x in fresh.items()}
@@ -383,7 +386,7 @@ class GibbsNet(LightningModule):
 
             known / B sum_(b: v known) -log p(v_b | real_b)  +  dreams / B sum_b -log p(v_b | fake_b)
 
-        The second is on pairs that the unclamped chain made: no gradient reaches them.
+        The second is on pairs that the unclamped chain made.  No gradient reaches what is heard: p(v | .) alone learns.
         """  # fmt: skip
         size, mask = len(batch["x"]), self._known(batch).get(v)
         truth = self._held(batch)[v]  # the game may have redrawn it

@@ -10,7 +10,7 @@ from gibbsnet.noise import Noise, seed_of
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    r"""The energy distance of two samples, 0 if and only if they are the same set of points.
+    r"""The energy distance of two samples, 0 if and only if they are one empirical law.
 
     .. math:: 2 \, E |a - b| - E |a - a'| - E |b - b'|
 
@@ -49,7 +49,7 @@ class Whitening:
     """An affine map that gives the sample it was fitted to zero mean and unit covariance.
 
     Directions with less than `floor` of the largest variance are dropped, since whitening would raise their noise to
-    the rank of a signal, and at most `keep` are kept, the largest first; constant samples keep one direction, at zero.
+    the rank of a signal, and at most `keep` are kept, the largest first; constant samples keep every direction, times 1e6.
     """
 
     mean: Tensor

@@ -25,6 +25,8 @@ def settled(values: Tensor, tail: int) -> tuple[int, list[float], float]:
     means = values.double().mean(1).flatten(2)
     final = means[-tail:].mean(0)
     unit = (final - final.mean(0)).square().sum(1).mean()
+    if not unit > 0:
+        raise ValueError("settled: the examples settle at one mean; expected two or more that differ")
     distance = (means - final).square().sum(2).mean(1) / unit
     band = 2 * distance[-tail:].mean()
     return int((distance <= band).nonzero()[0]), distance.tolist(), float(band)

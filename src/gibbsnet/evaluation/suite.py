@@ -89,8 +89,8 @@ def evaluate(
             {
                 "samples": at_n | real_inception(module, data, inception, inception_samples, batch, seed),
                 "chain": chain,
-                "latent": {z: latent_scores(module, stick, z, seed) for z in latents(module, stick)},
-                "reconstruction": {z: reconstruction(module, stick, z, seed) for z in latents(module, stick)},
+                "latent": {z: latent_scores(module, stick, z, seed) for z in latents(module)},
+                "reconstruction": {z: reconstruction(module, stick, z, seed) for z in latents(module)},
                 "reference": reference,
             }
         )
@@ -183,12 +183,12 @@ def watched(
         if i in wanted:
             kept.looks[i] = look
         if i in paired:
-            kept.latents[i] = [state[z].flatten(1).cpu() for z in latents(module, stick)]
+            kept.latents[i] = [state[z].flatten(1).cpu() for z in latents(module)]
         if i == max(wanted | switching):
             return kept
 
 
-def latents(module, stick: Yardstick) -> list[str]:
+def latents(module) -> list[str]:
     """The names of the latents that are vectors: labels among the variables are no latents."""
     return [z for z in module.latents if z != "y"]
 
@@ -211,7 +211,7 @@ def clamped_pairs(module, stick: Yardstick, n: int, seed: int) -> list[Tensor]:
     rows = []
     for state in inferred(module, stick, train[chosen], n, seed, "pairs"):
         rows.append(
-            [stick.look(state["x"]).features, *(state[z].flatten(1).cpu() for z in latents(module, stick))],
+            [stick.look(state["x"]).features, *(state[z].flatten(1).cpu() for z in latents(module))],
         )
     return [torch.cat(part) for part in zip(*rows, strict=True)]
 
@@ -276,9 +276,7 @@ def references(module, stick: Yardstick, samples: int, joint: JointDistance, unt
     if data.levels:
         result |= image_references(module, stick, samples, seed)
     if untrained is not None and data.classes > 1:
-        result["untrained_encoder"] = {
-            z: probe(untrained.to(stick.device), stick, z, seed) for z in latents(module, stick)
-        }
+        result["untrained_encoder"] = {z: probe(untrained.to(stick.device), stick, z, seed) for z in latents(module)}
     return result
 
 
@@ -292,7 +290,7 @@ def image_references(module, stick: Yardstick, samples: int, seed: int) -> dict:
         "raw_pixels": probe_of(stick, lambda x, _: x.flatten(1).cpu(), seed),
         "pca": {},
     }
-    dims = {z: module.infer({"x": x[:1].to(stick.device)}, seed)[z].numel() for z in latents(module, stick)}
+    dims = {z: module.infer({"x": x[:1].to(stick.device)}, seed)[z].numel() for z in latents(module)}
     by_dim = {d: pca_scores(Components(pixels, d), stick, x, seed) for d in set(dims.values())}
     result["pca"] = {z: by_dim[d] for z, d in dims.items()}
     return {name: scores for name, scores in result.items() if scores}
