@@ -324,9 +324,8 @@ class GibbsNet(LightningModule):
         self._set_floors(step)
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
-        data = {
-            v: real[v].detach() for v in given
-        }  # what of them is unknown, such as a label, is as the clamped chain drew it
+        # What is unknown of them, such as a label, is as the clamped chain drew it.
+        data = {v: real[v].detach() for v in given}
         if chain.persistent and chain.range[1]:
             return self._of_two_ages(chain, noise, real, data, kept)
         held = {v: real[v].detach() for v in sorted(chain.given)}
