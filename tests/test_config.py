@@ -82,6 +82,7 @@ def copied(tmp_path):
         ("data: {batchsize: 7}", "data.batchsize", "data.batch_size"),
         ("chains: {unclamped: {step: 3}}", "chains.unclamped.step", "chains.unclamped.steps"),
         ("chains: {free: {steps: 3}}", "chains.free.steps", "chains."),
+        ("experiment: {seed: 3}", "experiment.seed", ""),
     ],
 )
 def test_a_file_s_unknown_key_is_refused(copied, text, key, near):
@@ -91,7 +92,9 @@ def test_a_file_s_unknown_key_is_refused(copied, text, key, near):
 
 
 def test_what_a_file_may_name_by_itself(copied):
-    text = "clamp: {values: {y: 3}}\nsize: {w9: [4]}\nchains: {unclamped: {rise: 7}}\ngame: {gamma: {w9: 0.1}}"
+    text = (
+        "clamp: {values: {y: 3}}\nsize: {w9: [4]}\nchains: {unclamped: {rise: 7}}\ngame: {gamma: {w9: 0.1}}\noptim: {}"
+    )
     (copied / "experiment" / "mine.yaml").write_text(text)
     mine = load(["experiment=mine", "model=hali"])
     assert mine["clamp"]["values"] == {"y": 3} and mine["size"]["w9"] == [4] and mine["game"]["gamma"]["w9"] == 0.1

@@ -556,6 +556,8 @@ def test_a_class_may_be_a_link_and_a_circle_ends(tmp_path):
     write_tree(tmp_path / "elsewhere", ["dogs"], each=20)
     (tmp_path / "mine" / "bee").symlink_to(tmp_path / "elsewhere" / "dogs")
     (tmp_path / "mine" / "ant" / "up").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "ant" / "across").symlink_to(tmp_path / "mine" / "bee")
+    (tmp_path / "elsewhere" / "dogs" / "back").symlink_to(tmp_path / "mine" / "ant")
     data = load("folder", path=tmp_path / "mine")
     assert data.classes == 2 and len(data.train) + len(data.validation) + len(data.test) == 40
 

@@ -255,7 +255,7 @@ def test_clipping_is_ours_and_bounds_the_step(tmp_path, quick):
     assert not equal(weights(tmp_path / "free"), weights(tmp_path / "clipped"))
 
 
-def test_a_user_s_own_images(tmp_path, quick):
+def test_a_user_s_own_images(tmp_path, quick, capsys):
     images = np.random.default_rng(0).integers(0, 256, (300, 12, 12), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", images=images)
     run = tmp_path / "own"
@@ -263,6 +263,9 @@ def test_a_user_s_own_images(tmp_path, quick):
     assert main(["evaluate", f"run={run}"]) == 0
     moved = (tmp_path / "own.npz").rename(tmp_path / "moved.npz")
     assert main(["train", "data=npz", f"data.path={moved}", f"run={run}", *quick]) == 0, "the same images"
+    np.savez(tmp_path / "other.npz", images=255 - images)
+    assert main(["train", "data=npz", f"data.path={tmp_path / 'other.npz'}", f"run={run}", *quick]) == 1
+    assert f"{run} was trained on other data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("n, labels", [(20, 2), (40, 1)])

@@ -288,7 +288,7 @@ class Chain:
         """The last state of persistent training chains: one sweep with gradient from where they have gone on to.
 
         The persistent chains themselves do not take it.  Its noise is that of the others' last pass: where that is the start
-        pass, numbers of one example may be another's of another variable, which no chain's law shows.
+        pass, an example's draw may reuse the random numbers of another example's, which no chain's own law shows.
         """
         return self.step(graph, onward, noise.at(self.length(noise)), grad=self.grad_draws)
 

@@ -243,16 +243,22 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
 
 
 def _refuse_strangers(piece: DictConfig, group: str, name: str, below: DictConfig) -> None:
-    """Refuses keys of a group's file that nothing reads, or a slip of the pen would leave the default in silence."""
+    """Refuses keys of a group's file that are none, or a slip of the pen would leave the default in silence.
+
+    What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a group's own section in its files.
+    """
     known = dict(leaves(OmegaConf.to_container(below, resolve=False)))
-    for key, _ in leaves(OmegaConf.to_container(piece, resolve=False)):
+    own = {group} & {"model", "data", "network", "trainer"}
+    for key, value in leaves(OmegaConf.to_container(piece, resolve=False)):
         section, *rest = key.split(".")
-        if section == "chains":
+        if value == {}:
+            fits = True  # and says nothing
+        elif section == "chains":
             fits = len(rest) > 1 and rest[0] in ("clamped", "unclamped") and rest[1] in CHAIN
-        elif section in (*OPEN, group) or key.startswith("game.gamma."):
+        elif section in {*OPEN, *own} or key.startswith(("game.gamma.", "clamp.values.")):
             fits = True
         else:
-            fits = key in known or any(isinstance(v, Mapping) and key.startswith(f"{k}.") for k, v in known.items())
+            fits = key in known
         if not fits:
             raise ConfigError(f"conf/{group}/{name}.yaml: unknown key {key!r}: {_nearest(key, list(known))}")
 
@@ -375,7 +381,7 @@ def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
         return SIZE
     if key.endswith(".width"):
         return WIDTH
-    if key.startswith("critics.") and key.endswith(".hidden"):
+    if re.fullmatch(r"critics\.[^.]+\.hidden", key):
         return "an integer of at least 1", lambda v: _is_int(v, 1)
     if key.startswith("supervised.") and key.endswith(".hears"):
         return "a list of variables", lambda v: _are(v, _is_word)

@@ -97,10 +97,14 @@ def _lock(file: IO, busy: str | None, until: float) -> None:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """os.walk with links followed, but for those that lead back up."""
+    """os.walk with links followed, in order, each folder once: a real one before the links beside it."""
+    seen = {folder.resolve()}
     for path, inside, files in os.walk(folder, followlinks=True):
-        here = Path(path).resolve()
-        inside[:] = [name for name in inside if not here.is_relative_to(Path(path, name).resolve())]
+        for name in sorted(inside, key=lambda name: (Path(path, name).is_symlink(), name)):
+            inside.remove(name)
+            if (place := Path(path, name).resolve()) not in seen:
+                seen.add(place)
+                inside.append(name)
         yield Path(path), inside, files
 
 

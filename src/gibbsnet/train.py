@@ -38,6 +38,8 @@ def train(config: Mapping) -> Path:
             f"evaluation.split={config['evaluation']['split']}: leave it out here, and say it to evaluate"
         )
     claimed = claim(run, config)
+    if claimed.finished and claimed.digest:
+        claimed = on_the_same_data(run, claimed, datamodule(config).digest, config["restart"])
     if claimed.finished:
         print(f"{run} is trained already ({config['steps']} steps); restart=true begins anew")
         return run
@@ -75,7 +77,7 @@ def _fit(trainer: Trainer, module: GibbsNet, data: DataModule, start: Path | Non
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run's folder was found to hold: the checkpoint to go on from, if any, and the digest of what it was trained on;
+    """What a run's folder was found to hold: the checkpoint to go on from, if any, and the digest that the data must have;
     whether there is nothing left to do; what has to be forgotten, or moved out of the way, before the training begins."""
 
     start: Path | None = None
@@ -111,7 +113,8 @@ def claim(run: Path, config: Mapping) -> Claim:
             f"damaged: {' and '.join(map(str, found))}; put a whole one there, or restart=true to begin anew"
         )
     if steps >= config["steps"] and not restart:
-        return Claim(finished=True)
+        moved = known is not None and known["data"].get("path") != config["data"].get("path")  # or another file
+        return Claim(finished=True, digest=digest if moved else None)
     if steps >= config["steps"] or not start:
         return Claim(anew=True)
     return Claim(start, digest, damaged=found[0] if start != found[0] else None)

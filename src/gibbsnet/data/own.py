@@ -124,11 +124,11 @@ def image_files(path: Path) -> list[Path]:
     """Every visible file below the folder with the suffix of an image, sorted."""
     if not path.is_dir():
         raise DataError(f"{path} is missing or no folder: path must name a folder of images")
+    below = (folder / name for folder, _, names in walk(path) for name in names)
     files = sorted(
-        folder / name
-        for folder, _, names in walk(path)
-        for name in names
-        if (file := folder / name).suffix.lower() in SUFFIXES and file.is_file() and not hidden(file.relative_to(path))
+        file
+        for file in below
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not hidden(file.relative_to(path))
     )
     if not files:
         raise DataError(f"{path} holds no images: expected files that end in {', '.join(sorted(SUFFIXES))}")
