@@ -21,10 +21,11 @@ def module_of(*settings, shape):
 
 def thinned(config):
     """The configuration with an eighth of each layer's units: how a model is wired does not hang on them."""
-    for part in config["network"].values():
+    network = config["network"]
+    for part in (network[name] for name in network if name != "name"):
         if "layers" in part:
             part["layers"] = [[kernel, stride, maps // 8] for kernel, stride, maps in part["layers"]]
-        elif "width" in part:
+        if "width" in part:
             part["width"] = [width // 8 for width in part["width"]]
     for critic in config["critics"].values():
         critic["hidden"] //= 8

@@ -91,9 +91,8 @@ def _run_of(arguments: Sequence[str]) -> str:
 
 def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The folders to look in, and what was said of out= and records=."""
-    settings = [
-        a for a in arguments if "=" in a and not os.path.isdir(a)
-    ]  # a folder's name may have a "=", as a benchmark's has
+    # A folder's name may have a "=", as those of the benchmarks' runs have.
+    settings = [a for a in arguments if "=" in a and not os.path.isdir(a)]
     said = dict(a.split("=", 1) for a in settings)
     if unknown := [key for key in said if key not in ("out", "records")]:
         raise ConfigError(f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER")
