@@ -3,7 +3,7 @@ export PYTHONPATH := src
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install repro test coverage test-slow test-cluster test-dvc results lint bench clean
+.PHONY: install repro test test-slow test-cluster test-dvc results lint bench clean
 
 install: .venv/installed
 
@@ -20,10 +20,6 @@ repro: install
 	@echo "the report: $(CURDIR)/reports/index.html"
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster"
-
-# The same tests, traced, which costs half as much time again; fails below 90 lines of 100.
-coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster" --cov=gibbsnet --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: install
