@@ -185,7 +185,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
 
 def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
     """Refuses settings that come too late, such as a seed of the training to sample, or that would change nothing."""
-    known = {*GROUPS, *dict(leaves(OmegaConf.to_container(config, resolve=False)))}
+    known = {*GROUPS, *_keys(config)}
     for key in sorted(keys & known):
         if not any(fnmatchcase(key, taken) for taken in AFTERWARDS[command]):
             raise ConfigError(f"{key} cannot be said to {command}, after the training: {takes(command)}")
@@ -221,35 +221,37 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     root = OmegaConf.load(conf_folder() / "config.yaml")
     experiment = picks.get("experiment", root.defaults.experiment)
-    chosen: dict[str, Any] = {
-        **root.defaults,
-        **_experiment(experiment).get("defaults", {}),
-        **picks,
-        "experiment": experiment,
-    }
+    own = _experiment(experiment)
+    chosen: dict[str, Any] = {**root.defaults, **own.get("defaults", {}), **picks, "experiment": experiment}
     data = _file("data", chosen["data"])
     chosen["network"] = chosen["network"] or data.get("defaults", {}).get("network")
-    merged = root
+    known, pieces = _keys(root), []
     for group in GROUPS:
         if chosen[group] not in NOTHING:
-            piece = _experiment(experiment) if group == "experiment" else _file(group, chosen[group])
+            piece = own if group == "experiment" else _file(group, chosen[group])
             piece.pop("defaults", None)
-            _refuse_strangers(piece, group, chosen[group], merged)
-            merged = OmegaConf.merge(merged, piece)
+            _refuse_strangers(piece, group, chosen[group], known)
+            known |= _keys(piece)
+            pieces.append(piece)
+    merged = OmegaConf.merge(root, *pieces)
     merged.experiment = experiment
     for group in ("model", "data", "network", "trainer"):
         merged[group].name = chosen[group]
     return chosen, merged
 
 
-def _refuse_strangers(piece: DictConfig, group: str, name: str, below: DictConfig) -> None:
+def _keys(config: DictConfig) -> dict[str, Any]:
+    """Its leaves, as they are written."""
+    return dict(leaves(OmegaConf.to_container(config, resolve=False)))
+
+
+def _refuse_strangers(piece: DictConfig, group: str, name: str, known: Mapping[str, Any]) -> None:
     """Refuses keys of a group's file that are none, or a slip of the pen would leave the default in silence.
 
     What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a group's own section in its files.
     """
-    known = dict(leaves(OmegaConf.to_container(below, resolve=False)))
     own = {group} & {"model", "data", "network", "trainer"}
-    for key, value in leaves(OmegaConf.to_container(piece, resolve=False)):
+    for key, value in _keys(piece).items():
         section, *rest = key.split(".")
         if value == {}:
             fits = True  # and says nothing
@@ -302,19 +304,21 @@ def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
             raise ConfigError(f"{entry!r} is not readable: {_one_line(error)}") from error
         if key in WORDS and value is not None and not isinstance(value, str):
             value = entry.partition("=")[2]
-        known = dict(leaves(OmegaConf.to_container(config, resolve=False)))
+        known = _keys(config)
         if key not in known:
             raise ConfigError(f"unknown key {key!r}: {_nearest(key, list(known))}")
-        present = _resolve(config) if known[key] is not None else {}
-        _require_type(key, _at(present, key) if present else None, value)
+        _require_type(key, _value(config, key), value)
         OmegaConf.update(config, key, value, merge=False)
     return config
 
 
-def _at(config: Mapping, key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
+def _value(config: DictConfig, key: str) -> Any:
+    """What the key stands for now, its reference followed."""
+    try:
+        value = OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    return _resolve(value) if OmegaConf.is_config(value) else value
 
 
 def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
