@@ -51,6 +51,13 @@ def test_the_command_line_wins_over_the_experiment_and_that_over_the_groups(smal
     assert loaded["network"]["name"] == "n", "the data set chooses its network"
 
 
+def test_no_load_is_seen_in_the_next_but_an_edited_file_is(small):
+    first = load(["steps=9"])
+    assert (first["steps"], load()["steps"], load(into=first, command="evaluate")["steps"]) == (9, 3, 9)
+    Path("conf/experiment/e.yaml").write_text("steps: 5\n")
+    assert load()["steps"] == 5
+
+
 @pytest.mark.parametrize("apex", ["[0]", "[]", "[-3]", "[a]", "8"])
 def test_the_diamond_s_size_is_a_size(apex):
     with pytest.raises(ConfigError, match=r"size\.apex"):

@@ -12,7 +12,10 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +203,7 @@ def takes(command: str) -> str:
 
 def _later() -> DictConfig:
     """What commands after the training read: a run that is older than one of its keys takes the default."""
-    root = OmegaConf.load(conf_folder() / "config.yaml")
+    root = _parsed((conf_folder() / "config.yaml").read_text())
     return OmegaConf.create({key: root[key] for key in LATER if key in root})
 
 
@@ -219,7 +222,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
-    root = OmegaConf.load(conf_folder() / "config.yaml")
+    root = deepcopy(_parsed((conf_folder() / "config.yaml").read_text()))
     experiment = picks.get("experiment", root.defaults.experiment)
     own = _experiment(experiment)
     chosen: dict[str, Any] = {**root.defaults, **own.get("defaults", {}), **picks, "experiment": experiment}
@@ -284,9 +287,15 @@ def _file(group: str, name: str) -> DictConfig:
     if name not in choices(group):
         raise ConfigError(f"{group}={name}: there is no {path}; {_nearest(name, choices(group))}")
     try:
-        return OmegaConf.load(path) or OmegaConf.create({})
+        return deepcopy(_parsed(path.read_text())) or OmegaConf.create({})
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+
+
+@lru_cache
+def _parsed(text: str) -> DictConfig:
+    """A YAML file's text, not to be changed; parsed once, since benchmarks and sweeps compose many configurations of few files."""
+    return OmegaConf.load(StringIO(text))
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:
