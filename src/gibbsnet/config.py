@@ -294,7 +294,7 @@ def _file(group: str, name: str) -> DictConfig:
 
 @lru_cache
 def _parsed(text: str) -> DictConfig:
-    """A YAML file's text, not to be changed; parsed once, since benchmarks and sweeps compose many configurations of few files."""
+    """What a YAML file says, not to be changed; parsed once, for benchmarks compose many configurations of few files."""
     return OmegaConf.load(StringIO(text))
 
 
