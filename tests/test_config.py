@@ -26,6 +26,7 @@ def small(tmp_path):
     root = {
         "defaults": dict(model="m", data="d", network=None, trainer="t", mode=None, experiment="e"),
         **dict(steps=1, seed=1, run=None, evaluation={"samples": 10}, every=dict(log=1, validate=1, checkpoint=1)),
+        "data": {"batch_size": 2},
     }
     files = {
         "config.yaml": yaml.safe_dump(root),
@@ -96,6 +97,19 @@ def test_a_file_s_unknown_key_is_refused(copied, text, key, near):
     (copied / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"conf/experiment/mine\.yaml: unknown key '{key}': did you mean '{near}"):
         load(["experiment=mine"])
+
+
+@pytest.mark.parametrize("group, key", [("trainer", "devices"), ("data", "batch_size")])
+def test_one_s_own_file_of_a_group_says_what_differs_and_nothing_unknown(copied, group, key):
+    for name, said in {"mine": key, "slip": key.replace("e", "", 1)}.items():
+        (copied / group / f"{name}.yaml").write_text(f"{group}: {{{said}: 7}}")
+    mine, usual = load([f"{group}=mine", "network=mlp"])[group], load(["network=mlp"])[group]
+    assert mine.keys() == usual.keys() and mine[key] == 7 and usual[key] != 7
+    slip = key.replace("e", "", 1)
+    with pytest.raises(
+        ConfigError, match=rf"conf/{group}/slip\.yaml: unknown key '{group}\.{slip}': did you mean '{group}\.{key}"
+    ):
+        load([f"{group}=slip"])
 
 
 def test_what_a_file_may_name_by_itself(copied):

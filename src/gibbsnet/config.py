@@ -251,16 +251,16 @@ def _keys(config: DictConfig) -> dict[str, Any]:
 def _refuse_strangers(piece: DictConfig, group: str, name: str, known: Mapping[str, Any]) -> None:
     """Refuses keys of a group's file that are none, or a slip of the pen would leave the default in silence.
 
-    What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a group's own section in its files.
+    What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a model's own section in its file.
     """
-    own = {group} & {"model", "data", "network", "trainer"}
+    own = {group} & {"model", "network"}
     for key, value in _keys(piece).items():
         section, *rest = key.split(".")
         if value == {}:
             fits = True  # and says nothing
         elif section == "chains":
             fits = len(rest) > 1 and rest[0] in ("clamped", "unclamped") and rest[1] in CHAIN
-        elif section in {*OPEN, *own} or key.startswith(("game.gamma.", "clamp.values.")):
+        elif section in {*OPEN, *own} or key.startswith(("game.gamma.", "clamp.values.")) or key == f"{group}.name":
             fits = True
         else:
             fits = key in known
