@@ -112,6 +112,23 @@ def test_one_s_own_file_of_a_group_says_what_differs_and_nothing_unknown(copied,
         load([f"{group}=slip"])
 
 
+@pytest.mark.parametrize(
+    "group, text, words",
+    [
+        ("trainer", "[1]", "conf/trainer/odd.yaml is a list"),
+        ("trainer", "3", "conf/trainer/odd.yaml is not readable as YAML"),
+        ("data", "data: null", "conf/data/odd.yaml: unknown key 'data'"),
+        ("data", "steps: 4", "network=null: expected one of ali_cifar,"),
+        ("model", "model: null", "conf/model/odd.yaml: expected model: {...}, its own settings"),
+        ("network", "", "conf/network/odd.yaml: expected network: {...}, its own settings"),
+    ],
+)
+def test_a_file_that_is_no_settings_of_its_group_is_one_line(copied, group, text, words):
+    (copied / group / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        load([f"{group}=odd"])
+
+
 def test_what_a_file_may_name_by_itself(copied):
     text = (
         "clamp: {values: {y: 3}}\nsize: {w9: [4]}\nchains: {unclamped: {rise: 7}}\ngame: {gamma: {w9: 0.1}}\noptim: {}"

@@ -239,6 +239,10 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     merged = OmegaConf.merge(root, *pieces)
     merged.experiment = experiment
     for group in ("model", "data", "network", "trainer"):
+        if chosen[group] in NOTHING:
+            raise ConfigError(f"{group}={chosen[group] or 'null'}: expected one of {', '.join(choices(group))}")
+        if not isinstance(merged.get(group), DictConfig):
+            raise ConfigError(f"conf/{group}/{chosen[group]}.yaml: expected {group}: {{...}}, its own settings")
         merged[group].name = chosen[group]
     return chosen, merged
 
@@ -287,9 +291,12 @@ def _file(group: str, name: str) -> DictConfig:
     if name not in choices(group):
         raise ConfigError(f"{group}={name}: there is no {path}; {_nearest(name, choices(group))}")
     try:
-        return deepcopy(_parsed(path.read_text())) or OmegaConf.create({})
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        piece = deepcopy(_parsed(path.read_text()))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+    if not isinstance(piece, DictConfig):
+        raise ConfigError(f"{path} is a list: expected settings, such as steps: 1000")
+    return piece
 
 
 @lru_cache
