@@ -203,7 +203,7 @@ def takes(command: str) -> str:
 
 def _later() -> DictConfig:
     """What commands after the training read: a run that is older than one of its keys takes the default."""
-    root = _parsed((conf_folder() / "config.yaml").read_text())
+    root = _parsed((conf_folder() / "config.yaml").read_text("utf-8"))
     return OmegaConf.create({key: root[key] for key in LATER if key in root})
 
 
@@ -222,7 +222,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
-    root = deepcopy(_parsed((conf_folder() / "config.yaml").read_text()))
+    root = deepcopy(_parsed((conf_folder() / "config.yaml").read_text("utf-8")))
     experiment = picks.get("experiment", root.defaults.experiment)
     own = _experiment(experiment)
     chosen: dict[str, Any] = {**root.defaults, **own.get("defaults", {}), **picks, "experiment": experiment}
@@ -291,7 +291,7 @@ def _file(group: str, name: str) -> DictConfig:
     if name not in choices(group):
         raise ConfigError(f"{group}={name}: there is no {path}; {_nearest(name, choices(group))}")
     try:
-        piece = deepcopy(_parsed(path.read_text()))
+        piece = deepcopy(_parsed(path.read_text("utf-8")))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
     if not isinstance(piece, DictConfig):
