@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .files import replace
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
+NAMED = ("model", "data", "network", "trainer")  # have a section of their own, which bears the file's name
 # What may change between a run and its resumption: where it goes, its model's name, how it is watched, on how many devices.
 CIRCUMSTANCES = (
     "command", "run", "restart", "model.name", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root",
@@ -100,6 +101,11 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         [f"chains.{chain}.{part}" for chain in ("clamped", "unclamped") for part in ("start", "blocks")],
         ("a list of variables, or of lists of them", lambda v: _are(v, lambda b: isinstance(b, str) or _are(b, _is_word))),
     ),
+    **dict.fromkeys(
+        ("chains.clamped.mode", "chains.unclamped.mode"),
+        ("stances of variables, such as {z: {potency: 0.5}}", lambda v: isinstance(v, Mapping)),
+    ),
+    "chains.unclamped.present": ("a list of variables", lambda v: _are(v, _is_word)),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     "data.validation": ("an integer of at least 2, or null", lambda v: v is None or _is_int(v, 2)),
     **dict.fromkeys(
@@ -203,7 +209,7 @@ def takes(command: str) -> str:
 
 def _later() -> DictConfig:
     """What commands after the training read: a run that is older than one of its keys takes the default."""
-    root = _parsed((conf_folder() / "config.yaml").read_text("utf-8"))
+    root = _read(conf_folder() / "config.yaml")
     return OmegaConf.create({key: root[key] for key in LATER if key in root})
 
 
@@ -222,29 +228,46 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
-    root = deepcopy(_parsed((conf_folder() / "config.yaml").read_text("utf-8")))
-    experiment = picks.get("experiment", root.defaults.experiment)
+    merged = _read(conf_folder() / "config.yaml")
+    experiment = picks.get("experiment", merged.defaults.experiment)
     own = _experiment(experiment)
-    chosen: dict[str, Any] = {**root.defaults, **own.get("defaults", {}), **picks, "experiment": experiment}
+    chosen: dict[str, Any] = {
+        **merged.defaults,
+        **_picks(own, "experiment", experiment),
+        **picks,
+        "experiment": experiment,
+    }
     data = _file("data", chosen["data"])
-    chosen["network"] = chosen["network"] or data.get("defaults", {}).get("network")
-    known, pieces = _keys(root), []
+    chosen["network"] = chosen["network"] or _picks(data, "data", chosen["data"]).get("network")
+    known = _keys(merged)
     for group in GROUPS:
-        if chosen[group] not in NOTHING:
-            piece = own if group == "experiment" else _file(group, chosen[group])
-            piece.pop("defaults", None)
-            _refuse_strangers(piece, group, chosen[group], known)
-            known |= _keys(piece)
-            pieces.append(piece)
-    merged = OmegaConf.merge(root, *pieces)
+        if group == "mode" and chosen["mode"] in NOTHING:
+            continue
+        piece = own if group == "experiment" else _file(group, chosen[group])
+        piece.pop("defaults", None)
+        _refuse_strangers(piece, group, chosen[group], known)
+        known |= _keys(piece)
+        merged = _merge(merged, piece, group, chosen[group])
     merged.experiment = experiment
-    for group in ("model", "data", "network", "trainer"):
-        if chosen[group] in NOTHING:
-            raise ConfigError(f"{group}={chosen[group] or 'null'}: expected one of {', '.join(choices(group))}")
-        if not isinstance(merged.get(group), DictConfig):
+    for group in NAMED:
+        if group not in merged:
             raise ConfigError(f"conf/{group}/{chosen[group]}.yaml: expected {group}: {{...}}, its own settings")
+        if group == "data" and merged.data.get("name", chosen["data"]) != chosen["data"]:
+            raise ConfigError(
+                f"conf/data/{chosen['data']}.yaml: data.name={merged.data.name}: a data set's file is called after it; "
+                "what else differs, an experiment says"
+            )
         merged[group].name = chosen[group]
     return chosen, merged
+
+
+def _merge(below: DictConfig, piece: DictConfig, group: str, name: str) -> DictConfig:
+    """The piece over what lies below it; neither may be used afterwards."""
+    try:
+        return OmegaConf.unsafe_merge(below, piece)
+    except OmegaConfBaseException as error:
+        what = "a list stands where settings belong, or settings where a list does"
+        raise ConfigError(f"conf/{group}/{name}.yaml: {what} ({_one_line(error)})") from error
 
 
 def _keys(config: DictConfig) -> dict[str, Any]:
@@ -257,19 +280,35 @@ def _refuse_strangers(piece: DictConfig, group: str, name: str, known: Mapping[s
 
     What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a model's own section in its file.
     """
-    own = {group} & {"model", "network"}
     for key, value in _keys(piece).items():
         section, *rest = key.split(".")
+        below = [k for k in known if k.startswith(f"{key}.")]
         if value == {}:
             fits = True  # and says nothing
+        elif key in NAMED or (below and section not in OPEN):
+            such = f", such as {below[0]}" if below else ""
+            raise ConfigError(f"conf/{group}/{name}.yaml: {key}: expected settings below it{such}")
         elif section == "chains":
             fits = len(rest) > 1 and rest[0] in ("clamped", "unclamped") and rest[1] in CHAIN
-        elif section in {*OPEN, *own} or key.startswith(("game.gamma.", "clamp.values.")) or key == f"{group}.name":
+        elif section in OPEN or section == group == "model" or key.startswith(("game.gamma.", "clamp.values.")):
             fits = True
         else:
-            fits = key in known
+            fits = key in known or (group in ("data", "trainer") and key == f"{group}.name")
         if not fits:
             raise ConfigError(f"conf/{group}/{name}.yaml: unknown key {key!r}: {_nearest(key, list(known))}")
+
+
+def _picks(piece: DictConfig, group: str, name: str) -> dict[str, str | None]:
+    """The files that a file's `defaults` chooses: an experiment's of any group, a data set's its network."""
+    picks, groups = (
+        OmegaConf.to_container(piece, resolve=False).get("defaults", {}),
+        GROUPS if group == "experiment" else ("network",),
+    )
+    words = isinstance(picks, dict) and all(isinstance(pick, str | None) for pick in picks.values())
+    if not words or not picks.keys() <= set(groups):
+        such = "{model: ali, data: digits}" if group == "experiment" else "{network: mlp}"
+        raise ConfigError(f"conf/{group}/{name}.yaml: defaults is no choice of files, such as {such}")
+    return picks
 
 
 def _experiment(name: str, above: tuple[str, ...] = ()) -> DictConfig:
@@ -277,19 +316,20 @@ def _experiment(name: str, above: tuple[str, ...] = ()) -> DictConfig:
     if name in above:
         raise ConfigError(f"experiment={above[0]} is a variant of itself: {' -> '.join((*above, name))}")
     piece = _file("experiment", name)
-    picks = piece.defaults if "defaults" in piece else OmegaConf.create({})
-    if not isinstance(picks, DictConfig) or not all(isinstance(pick, str | None) for pick in picks.values()):
-        raise ConfigError(
-            f"conf/experiment/{name}.yaml: defaults is no choice of files, such as {{model: ali, data: digits}}"
-        )
-    base = picks.get("experiment")
-    return piece if base is None else OmegaConf.merge(_experiment(base, (*above, name)), piece)
+    base = _picks(piece, "experiment", name).get("experiment")
+    return piece if base is None else _merge(_experiment(base, (*above, name)), piece, "experiment", name)
 
 
-def _file(group: str, name: str) -> DictConfig:
+def _file(group: str, name: str | None) -> DictConfig:
     path = conf_folder() / group / f"{name}.yaml"
+    if name in NOTHING:
+        raise ConfigError(f"{group}={name or 'null'}: expected one of {', '.join(choices(group))}")
     if name not in choices(group):
         raise ConfigError(f"{group}={name}: there is no {path}; {_nearest(name, choices(group))}")
+    return _read(path)
+
+
+def _read(path: Path) -> DictConfig:
     try:
         piece = deepcopy(_parsed(path.read_text("utf-8")))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
@@ -300,7 +340,7 @@ def _file(group: str, name: str) -> DictConfig:
 
 
 @lru_cache
-def _parsed(text: str) -> DictConfig:
+def _parsed(text: str) -> DictConfig | ListConfig:
     """What a YAML file says, not to be changed; parsed once, for benchmarks compose many configurations of few files."""
     return OmegaConf.load(StringIO(text))
 
