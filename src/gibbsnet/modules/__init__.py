@@ -1,11 +1,8 @@
-r"""LightningModules.  `GibbsNet` does the work; `ALI` and `HALI` are GibbsNets whose chains are checked to be theirs.
+"""LightningModules.  `GibbsNet` does the work; `ALI` and `HALI` are GibbsNets whose chains are checked to be theirs.
 
-Both players' gradients come from one graph of computation (`game`) and are applied by one Adam with two parameter groups, so
-that Lightning's `global_step` counts batches.  Gradients are averaged over ranks here: nothing is left for DDP to find unused.
-
-    GibbsNet  Lamb et al. 2017, https://arxiv.org/abs/1712.04120
-    ALI       Dumoulin et al. 2016, https://arxiv.org/abs/1606.00704
-    HALI      Belghazi et al. 2018, https://arxiv.org/abs/1802.01071
+Sources:
+    ALI   Dumoulin et al. 2016, https://arxiv.org/abs/1606.00704
+    HALI  Belghazi et al. 2018, https://arxiv.org/abs/1802.01071
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,8 @@
-"""GibbsNet: the training of a graph by the game between its two chains."""
+"""The training of a graph by the game between its two chains: Lamb et al. 2017, https://arxiv.org/abs/1712.04120
+
+Both players' gradients come from one graph of computation (`game`) and are applied by one Adam with two parameter groups, so
+that Lightning's `global_step` counts batches.  Gradients are averaged over ranks here: nothing is left for DDP to find unused.
+"""
 
 import math
 from collections.abc import Mapping

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from gibbsnet.chain import Attentive, Chain, Stance, Wakeful, check_values, endings, parse
 from gibbsnet.families import whole
@@ -60,6 +61,11 @@ class Sampler(LightningModule):
 
     All that is drawn here is drawn by the averaged weights, without gradient, and keyed by the seed alone.
     """
+
+    graph: Graph
+    ema: AveragedModel
+    clamped: Chain
+    unclamped: Chain
 
     # What the model is
 
@@ -236,7 +242,7 @@ class Sampler(LightningModule):
     def _keyed(self, seed: int, purpose: str) -> Noise:
         return Noise(self.hparams.seed, seed, purpose, device=self.device)
 
-    # What is given
+    # What is given, to draws and to the training
 
     def _held(self, values: State) -> State:
         """Those values that the clamped chain holds, in the weights' precision."""
