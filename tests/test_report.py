@@ -286,6 +286,19 @@ def test_names_stand_apart_and_under_the_dots():
         assert all(name.zorder < drawn.zorder for name in panel.texts for drawn in panel.collections)
 
 
+def test_a_name_lies_on_no_dot_where_there_is_room():
+    """Here one model's dot is just above the middle of the other's, where its name would stand."""
+    figure = memories(
+        ali=[remembering(d, d, z=0.6) for d in (0.1, 0.12, 0.14)], hali=[remembering(0.126, 0.126, z=0.6)]
+    )
+    figure.canvas.draw()
+    for panel in figure.axes:
+        places = panel.transData.transform(dots(panel))
+        for name in panel.texts:
+            box = name.get_window_extent()
+            assert not any(box.contains(*place) for place in places), name.get_text()
+
+
 def test_a_long_name_stays_within_its_panel():
     figure = memories(ali=[remembering(0.1, 0.2, z=0.0)], gibbsnet_of_a_long_name=[remembering(0.3, 0.4, z=1.0)])
     for panel in figure.axes:

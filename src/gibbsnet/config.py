@@ -252,11 +252,6 @@ def _compose(picks: dict[str, str]) -> tuple[dict[str, str | None], DictConfig]:
     for group in NAMED:
         if group not in merged:
             raise ConfigError(f"conf/{group}/{chosen[group]}.yaml: expected {group}: {{...}}, its own settings")
-        if group == "data" and merged.data.get("name", chosen["data"]) != chosen["data"]:
-            raise ConfigError(
-                f"conf/data/{chosen['data']}.yaml: data.name={merged.data.name}: a data set's file is called after it; "
-                "what else differs, an experiment says"
-            )
         merged[group].name = chosen[group]
     return chosen, merged
 
@@ -276,7 +271,8 @@ def _keys(config: DictConfig) -> dict[str, Any]:
 
 
 def _refuse_strangers(piece: DictConfig, group: str, name: str, known: Mapping[str, Any]) -> None:
-    """Refuses keys of a group's file that are none, or a slip of the pen would leave the default in silence.
+    """Refuses keys of a group's file that are none, or a slip of the pen would leave the default in silence; and values of
+    another type than those that they replace, but for references.
 
     What a model's or a network's files name by themselves (`OPEN`) is not looked at, nor is a model's own section in its file.
     """
@@ -293,20 +289,26 @@ def _refuse_strangers(piece: DictConfig, group: str, name: str, known: Mapping[s
         elif section in OPEN or section == group == "model" or key.startswith(("game.gamma.", "clamp.values.")):
             fits = True
         else:
-            fits = key in known or (group in ("data", "trainer") and key == f"{group}.name")
+            fits = key in known
         if not fits:
             raise ConfigError(f"conf/{group}/{name}.yaml: unknown key {key!r}: {_nearest(key, list(known))}")
+        if key in known and section not in OPEN and not any(_refers(v) for v in (value, known[key])):
+            try:
+                _require_type(key, known[key], value)
+            except ConfigError as error:
+                raise ConfigError(f"conf/{group}/{name}.yaml: {error}") from error
+
+
+def _refers(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def _picks(piece: DictConfig, group: str, name: str) -> dict[str, str | None]:
     """The files that a file's `defaults` chooses: an experiment's of any group, a data set's its network."""
-    picks, groups = (
-        OmegaConf.to_container(piece, resolve=False).get("defaults", {}),
-        GROUPS if group == "experiment" else ("network",),
-    )
+    picks = OmegaConf.to_container(piece, resolve=False).get("defaults", {})
+    groups, such = (GROUPS, "{model: ali, data: digits}") if group == "experiment" else (("network",), "{network: mlp}")
     words = isinstance(picks, dict) and all(isinstance(pick, str | None) for pick in picks.values())
     if not words or not picks.keys() <= set(groups):
-        such = "{model: ali, data: digits}" if group == "experiment" else "{network: mlp}"
         raise ConfigError(f"conf/{group}/{name}.yaml: defaults is no choice of files, such as {such}")
     return picks
 
@@ -330,6 +332,7 @@ def _file(group: str, name: str | None) -> DictConfig:
 
 
 def _read(path: Path) -> DictConfig:
+    """A file's settings, the caller's to change."""
     try:
         piece = deepcopy(_parsed(path.read_text("utf-8")))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
@@ -44,6 +45,7 @@ COLOURS = (
 )
 
 CROWD = 8  # models; the lines of more need room
+DOT = 3  # pixels from a dot's middle within which no name should lie
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
@@ -131,10 +133,11 @@ def _at_least(panel: Axes) -> None:
 
 
 def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], palette: Mapping[str, str]) -> None:
-    """Each model's name above the middle of its dots, from the lowest up; one that would lie on another's stands above that, and
-    one that would leave the panel is moved back."""
+    """Each model's name by the middle of its dots, from the lowest up, see `_beside`."""
     middles = {m: tuple(map(median, zip(*dots, strict=True))) for m, dots in models.items()}
     halo = [withStroke(linewidth=2, foreground="white")]
+    places = panel.transData.transform([dot for dots in models.values() for dot in dots])
+    dots = [Bbox.from_extents(x, y, x, y).padded(DOT) for x, y in places]
     placed, frame = [], panel.get_window_extent()
     for model, middle in sorted(middles.items(), key=lambda item: item[1][1]):
         text = panel.annotate(
@@ -143,13 +146,42 @@ def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], 
         )  # fmt: skip
         text.set_in_layout(False)
         free = text.get_window_extent()
-        box = free.translated(min(0, frame.x1 - free.x1) + max(0, frame.x0 - free.x0), 0)
-        for other in sorted(placed, key=lambda other: other.y0):
-            if box.overlaps(other):
-                box = box.translated(0, other.y1 + 1 - box.y0)
+        box = _beside(free, frame, dots, placed)
         right, up = ((end - start) * 72 / panel.figure.dpi for start, end in zip(free.p0, box.p0, strict=True))
         text.set_position((right, 4 + up))
         placed.append(box)
+
+
+def _beside(free: Bbox, frame: Bbox, dots: Sequence[Bbox], placed: Sequence[Bbox]) -> Bbox:
+    """Where a name stands: as it is, else below, right or left of its place, or farther, if there no dot and no other name lies;
+    if there is no such place, above the names that it would lie on. One that would leave the panel is moved back."""
+    right, up = free.width / 2 + 2 * DOT, free.height + 4 * DOT
+    around = [
+        (0, 0),
+        (0, -up),
+        (right, -up / 2),
+        (-right, -up / 2),
+        (right, 0),
+        (-right, 0),
+        (right, -up),
+        (-right, -up),
+    ]
+    for times in (1, 2):
+        for x, y in around:
+            box = _within(frame, free.translated(times * x, times * y))
+            if not any(box.overlaps(other) for other in (*dots, *placed)):
+                return box
+    box = _within(frame, free)
+    for other in sorted(placed, key=lambda other: other.y0):
+        if box.overlaps(other):
+            box = box.translated(0, other.y1 + 1 - box.y0)
+    return box
+
+
+def _within(frame: Bbox, box: Bbox) -> Bbox:
+    """The box moved back between the frame's left and right, and not below its bottom."""
+    across = min(0, frame.x1 - box.x1) + max(0, frame.x0 - box.x0)
+    return box.translated(across, max(0, frame.y0 - box.y0))
 
 
 def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str) -> None:
