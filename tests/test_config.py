@@ -258,6 +258,14 @@ def test_a_damaged_config_is_named(tmp_path, text):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("section", ["data", "chains", "optim"])
+@pytest.mark.parametrize("odd", [None, 3, "words", []])
+def test_a_section_that_is_none_is_named(tmp_path, section, odd):
+    write(load([]) | {section: odd}, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=rf"config\.yaml is damaged: {section}: expected settings"):
+        read(tmp_path)
+
+
 def test_a_run_can_be_read_in_another_chain_but_not_as_another_model(tmp_path):
     trained = load(["model=ali"])
     longer = load(["run=x", "chains.unclamped.steps=100"], into=trained)

@@ -485,13 +485,15 @@ def read(run: str | Path) -> dict:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: train first, for example python -m gibbsnet train run={run}")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is damaged: expected a mapping")
     if lacking := [key for key in ESSENTIAL if key not in config]:
         raise ConfigError(f"{path} is no run's: it has no {', '.join(lacking)}")
+    if odd := [key for key in ESSENTIAL if key not in ("seed", "steps", *FREE) and not isinstance(config[key], dict)]:
+        raise ConfigError(f"{path} is damaged: {', '.join(odd)}: expected settings, such as in conf/config.yaml")
     return config
 
 

@@ -68,7 +68,7 @@ def read(path: Path) -> Plan:
         ConfigError: it cannot be read, or says what only W&B's own service can do.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; the sweeps that come with the project lie in sweeps/") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
