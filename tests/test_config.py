@@ -258,9 +258,15 @@ def test_a_damaged_config_is_named(tmp_path, text):
         read(tmp_path)
 
 
+def test_a_config_s_encoding_is_yaml_s_to_find_not_the_locale_s(tmp_path):
+    loaded = load([]) | {"run": "läufe"}
+    (tmp_path / "config.yaml").write_bytes(yaml.safe_dump(loaded, allow_unicode=True).encode("utf-16"))
+    assert read(tmp_path) == loaded
+
+
 @pytest.mark.parametrize("section", ["data", "chains", "optim"])
 @pytest.mark.parametrize("odd", [None, 3, "words", []])
-def test_a_section_that_is_none_is_named(tmp_path, section, odd):
+def test_a_section_that_holds_no_settings_is_named(tmp_path, section, odd):
     write(load([]) | {section: odd}, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match=rf"config\.yaml is damaged: {section}: expected settings"):
         read(tmp_path)
