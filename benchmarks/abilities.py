@@ -2,7 +2,7 @@
 
 PART is one of
 
-    labels   a label and attributes as variables: asked for, read, edited; 100 labels      (digits)
+    labels   a label and attributes as variables: asked for, read, edited; 100 labels; two levels  (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
@@ -76,6 +76,12 @@ LEVELS = {
     "passes": ["experiment=digits_passes"],
     "passes_young": ["experiment=digits_passes", *YOUNG],
 }
+# labels100_hali: labels100_levels as HALI, y one more variable of its top block.
+ALIKE = ("labels", "labels_game", "labels100", "attributes", "labels2", "labels100_levels")
+LABELS = {
+    **{name: [f"experiment={name}"] for name in ALIKE},
+    "labels100_hali": ["experiment=labels100_levels", f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"],
+}
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
     "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",
@@ -120,7 +126,7 @@ class Part:
 PARTS = {
     "labels": Part(
         "Labels and attributes",
-        {name: [f"experiment={name}"] for name in ("labels", "labels100", "attributes", "labels2")},
+        LABELS,
         "1,2,3", [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
     ),
     "fills": Part(
