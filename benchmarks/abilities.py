@@ -82,6 +82,7 @@ LABELS = {
     **{name: [f"experiment={name}"] for name in ALIKE},
     "labels100_hali": ["experiment=labels100_levels", f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"],
 }
+BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # where the page shows fills alone
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
     "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",
@@ -136,7 +137,7 @@ PARTS = {
     ),
     "fills_mnist": Part(
         "Partially clamped chains on MNIST",
-        {"gibbsnet": ["experiment=mnist"], "ali_floor": ["experiment=mnist", "model=ali", "steps=13900"]},
+        {"gibbsnet": ["experiment=mnist", *BRIEF], "ali_floor": ["experiment=mnist", "model=ali", "steps=13900", *BRIEF]},
         "0,1,2", [*FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "fills_labels": Part(
