@@ -148,26 +148,53 @@ def finished(settings: Sequence[str]) -> Path:
 def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | None:
     """Writes what was found into the record, data -> {seeds, settings, models}; returns it.
 
-    Models that were not run again stay beside those that were, if their seeds, settings and judge are the same.  If not, nothing
-    is written, and None is returned: only all the usual models, and all that are recorded, take the place of other seeds.
+    Of the same settings and judge, further models join those of the same seeds, and further seeds those of the same models; what
+    was run again takes the place of what it was.  If neither fits, nothing is written, and None is returned: only all the usual
+    models, and all that are recorded, take the place of what is there.
     """
     record = json.loads(path.read_text()) if path.exists() else {}
-    old = record.get(data, {"models": {}})
-    alike = all(old.get(key, []) == found[key] for key in ("seeds", "settings"))
-    whole = {*old["models"]} <= found["models"].keys()
-    here, there = judges(found["models"]), judges(old["models"])
-    if alike and not whole and here and there and here != there:
-        print(
-            f"not written: {path} has {data} under another judge, test images {there}, here {here}; run all of its models"
-        )
+    old = record.get(data)
+    together = _together(old, found, usual) if old else found
+    if together is None:
+        unlike = "of other seeds or settings"
+        if _judged_apart(old, found):
+            unlike = f"under another judge, test images {judges(old['models'])}, here {judges(found['models'])}"
+        print(f"not written: {path} has {data} {unlike}; run all of its models")
         return None
-    if old["models"] and not alike and not (whole and {*usual} <= found["models"].keys()):
-        print(f"not written: {path} has {data} of other seeds or settings; run all of its models to replace them")
-        return None
-    record[data] = {**found, "models": {**old["models"], **found["models"]} if alike else found["models"]}
+    record[data] = together
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _together(old: Mapping, new: Mapping, usual: Iterable[str]) -> Mapping | None:
+    """What is recorded once `new` has come to `old`, see `keep`; None where neither may go."""
+    settled = old.get("settings", []) == new["settings"]
+    same, models = settled and old["seeds"] == new["seeds"], old["models"] | new["models"]
+    whole = models.keys() == new["models"].keys()
+    if settled and not _judged_apart(old, new):
+        if same:
+            return {**new, "models": models}
+        spreads_alone = any(isinstance(of, Mapping) for of in models.values())
+        if whole and old["models"].keys() == models.keys() and not spreads_alone:
+            return _seeds_joined(old, new)
+    return new if whole and (same or {*usual} <= models.keys()) else None
+
+
+def _seeds_joined(old: Mapping, new: Mapping) -> dict:
+    """The same models with the seeds of both; of a seed that both have, the new numbers."""
+    seeds = sorted({*old["seeds"], *new["seeds"]})
+    by_seed = {
+        m: dict(zip(old["seeds"], of, strict=True)) | dict(zip(new["seeds"], new["models"][m], strict=True))
+        for m, of in old["models"].items()
+    }
+    return {**new, "seeds": seeds, "models": {m: [of[seed] for seed in seeds] for m, of in by_seed.items()}}
+
+
+def _judged_apart(old: Mapping, new: Mapping) -> bool:
+    """Whether the judges of both are known, and are not the same."""
+    here, there = judges(new["models"]), judges(old["models"])
+    return bool(here and there and here != there)
 
 
 def judges(models: Mapping[str, Sequence[Mapping] | Mapping]) -> set[float]:

@@ -347,16 +347,42 @@ def test_a_table_has_the_references_that_any_model_has():
     ], "what one seed lacks is nobody's median"
 
 
-def test_all_the_models_take_the_place_of_other_seeds(tmp_path, capsys):
-    def kept(seed, *models):
-        found = {"seeds": [seed], "settings": [], "models": {m: [{"seed": seed}] for m in models}}
-        return runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"]), runs.command("x", found, ["a", "b"])
+def test_further_seeds_of_all_the_models_join_the_record(tmp_path, capsys):
+    def kept(seeds, of, *models):
+        found = {
+            "seeds": seeds,
+            "settings": [],
+            "models": {m: [{"from": of, "seed": s} for s in seeds] for m in models},
+        }
+        record = runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"])
+        return record and record["ring"], runs.command("x", found, ["a", "b"])
 
-    assert kept(1, "a", "b", "more")[0]["ring"]["seeds"] == [1]
-    assert kept(2, "a", "b")[0] is None and "not written" in capsys.readouterr().out, "more would be lost"
-    assert kept(2, "b", "a", "more")[0]["ring"]["models"] == {m: [{"seed": 2}] for m in ("b", "a", "more")}
-    assert kept(2, "a")[1] == "python -m benchmarks.x seeds=2 models=a"
-    assert kept(2, "b", "a")[1] == "python -m benchmarks.x seeds=2"
+    assert kept([2, 3], "first", "a", "more")[0]["seeds"] == [2, 3]
+    written = (tmp_path / "record.json").read_text()
+    for models in (["a"], ["a", "b"], ["b"]):
+        assert kept([1], "next", *models)[0] is None and "of other seeds" in capsys.readouterr().out
+    assert (tmp_path / "record.json").read_text() == written, "nobody would have all the seeds"
+    joined, _ = kept([1, 3], "next", "more", "a")
+    assert joined["seeds"] == [1, 2, 3] and list(joined["models"]) == ["a", "more"]
+    numbers = [{"from": "next", "seed": 1}, {"from": "first", "seed": 2}, {"from": "next", "seed": 3}]
+    assert joined["models"] == {"a": numbers, "more": numbers}, "each seed's numbers where the seed stands"
+    assert kept([4], "last", "a", "more", "b")[0] == {
+        "seeds": [4], "settings": [], "models": {m: [{"from": "last", "seed": 4}] for m in ("a", "more", "b")}
+    }, "all the usual models, and one that has no other seeds"  # fmt: skip
+    assert kept([2], "last", "a")[1] == "python -m benchmarks.x seeds=2 models=a"
+    assert kept([2], "last", "b", "a")[1] == "python -m benchmarks.x seeds=2"
+
+
+def test_spreads_of_other_seeds_are_replaced_by_all_the_models_alone(tmp_path, capsys):
+    def kept(seed, *models, settings=()):
+        found = {"seeds": [seed], "settings": [*settings], "models": {m: {"seed": seed} for m in models}}
+        return runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"])
+
+    assert kept(1, "a", "b", "more")
+    assert kept(2, "a", "b") is None and "not written" in capsys.readouterr().out, "more would be lost"
+    assert kept(2, "b", "a", "more")["ring"]["models"] == {m: {"seed": 2} for m in ("b", "a", "more")}
+    assert kept(2, "a", "more", settings=["s=1"]) is None
+    assert kept(2, "a", "b", "more", settings=["s=1"])["ring"]["settings"] == ["s=1"]
 
 
 def test_models_under_another_judge_do_not_join(tmp_path, capsys):

@@ -74,7 +74,7 @@ def image_grid(
         figure.text((left + 1) / width, 1 - 3 / height, "\n".join(lines), size=9.5, color=INK, va="top")
     for label, at in zip(columns, lefts, strict=False):
         spot = (left + at + tile / 2) / width, (picture.shape[0] + 6) / height
-        figure.text(*spot, label, size=8.5, color=MUTED, ha="center", va="bottom")
+        figure.text(*spot, label, size=7.5, color=MUTED, ha="center", va="bottom")
     for label, at in zip(rows, tops, strict=False):
         spot = (left - 8) / width, (picture.shape[0] + 2 - at - x.shape[-2] * zoom / 2) / height
         figure.text(*spot, label, size=8.5, color=MUTED, ha="right", va="center")

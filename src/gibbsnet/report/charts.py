@@ -279,7 +279,10 @@ def training(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
 
 
 def recorded(runs: Sequence[Run]) -> list[str]:
-    """Names with two numbers or more in some run's history: scores first, then what training itself reports."""
+    """Names with two numbers or more in some run's history: scores first, then what training itself reports.
+
+    Of names with the same numbers in every run the first (on images val/distance is val/class_frechet).
+    """
     found = {name for run in runs for row in run.history for name in row if len(_curve(run, name)[0]) > 1}
     found -= {"step", "images_seen", "epoch"}
     known = {name: k for k, name in enumerate(OVER_STEPS)}
@@ -288,7 +291,12 @@ def recorded(runs: Sequence[Run]) -> list[str]:
         leaf = name.split("/")[-1]
         return name.startswith("train/"), known.get(leaf, len(known)), "loss" not in leaf, name
 
-    return sorted(found, key=place)
+    curves: dict[str, list] = {}
+    for name in sorted(found, key=place):
+        numbers = [_curve(run, name) for run in runs]
+        if numbers not in curves.values():
+            curves[name] = numbers
+    return list(curves)
 
 
 def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
