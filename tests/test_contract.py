@@ -88,10 +88,20 @@ def test_every_trainer_loads(trainer):
 
 
 @pytest.mark.parametrize("mode", choices("mode"))
-def test_every_mode_can_be_trained_in(mode):
-    module = module_of("model=gibbsnet2", f"mode={mode}", shape=SHAPES["digits"])
-    outcome = module.play({"x": Noise(0, "x").uniform((4, 1, 8, 8)) * 2 - 1}, Noise(1), 1)
-    assert all(torch.isfinite(g).all() for g in outcome.graph + outcome.critic) and any(g.any() for g in outcome.graph)
+@pytest.mark.parametrize("model", ["gibbsnet2", "gibbsnet2_passes", "labelled2", "hali", "diamond"])
+def test_every_mode_teaches_all_but_what_it_clamps(model, mode):
+    """Over every graph of three levels, HALI's among them, which a mode plays as a GibbsNet."""
+    module = module_of(f"model={model}", "model.kind=gibbsnet", f"mode={mode}", shape=SHAPES["digits"])
+    x, grads = Noise(0, "x").uniform((4, 1, 8, 8)) * 2 - 1, {}
+    for step in range(4):  # chains of random length
+        outcome = module.play({"x": x, **observed(module, 4)}, Noise(step), 1)
+        assert all(torch.isfinite(g).all() for g in outcome.graph + outcome.critic)
+        names = [n for n, p in module.named_parameters() if p.requires_grad and n.startswith("graph")]
+        for name, g in zip(names, outcome.graph, strict=True):
+            grads[name] = grads.get(name, False) or bool(g.any())
+    clamped = "x" in module.unclamped.clamped
+    assert clamped == (mode in ("daydreaming", "present_at_hand"))
+    assert {n for n, taught in grads.items() if not taught} == {n for n in grads if clamped and ".conditionals.x." in n}
 
 
 def test_no_yaml_file_is_left_out():
