@@ -2,7 +2,7 @@
 
 PART is one of
 
-    labels   a label and attributes as variables: asked for, read, edited; 100 labels; two levels  (digits)
+    labels   a label and attributes as variables: asked for, read, edited; by the game alone; 100 labels, also by HALI  (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
@@ -77,12 +77,12 @@ LEVELS = {
     "passes_young": ["experiment=digits_passes", *YOUNG],
 }
 # labels100_hali: labels100_levels as HALI, y one more variable of its top block.
-ALIKE = ("labels", "labels_game", "labels100", "attributes", "labels2", "labels100_levels")
+EXPERIMENTS = ("labels", "labels_game", "labels100", "attributes", "labels2", "labels100_levels")
 LABELS = {
-    **{name: [f"experiment={name}"] for name in ALIKE},
+    **{name: [f"experiment={name}"] for name in EXPERIMENTS},
     "labels100_hali": ["experiment=labels100_levels", f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"],
 }
-BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # where the page shows fills alone
+BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # of MNIST's fills: the page shows none of it
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
     "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",

@@ -81,15 +81,15 @@ def rounds(chosen: Mapping[str, str]) -> int:
 
 
 def several(chosen: Mapping[str, str], known: Iterable[str]) -> tuple[list[str], list[int]]:
-    """The models and the seeds that were chosen, `models=a,b` and `seeds=1,2`.
+    """The models and the seeds that were chosen, `models=a,b` and `seeds=1,2`; seeds each once, in rising order.
 
     Raises:
         SystemExit: a model that is not known, no integer; in one line.
     """
-    models, seeds = chosen["models"].split(","), [integer("seeds", seed) for seed in chosen["seeds"].split(",")]
+    models, seeds = chosen["models"].split(","), {integer("seeds", seed) for seed in chosen["seeds"].split(",")}
     if unknown := sorted(set(models) - set(known)):
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(known)}")
-    return models, seeds
+    return models, sorted(seeds)
 
 
 @contextmanager
@@ -148,18 +148,16 @@ def finished(settings: Sequence[str]) -> Path:
 def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | None:
     """Writes what was found into the record, data -> {seeds, settings, models}; returns it.
 
-    Of the same settings and judge, further models join those of the same seeds, and further seeds those of the same models; what
-    was run again takes the place of what it was.  If neither fits, nothing is written, and None is returned: only all the usual
-    models, and all that are recorded, take the place of what is there.
+    Of the same settings and judge, further models join those of the same seeds, and further seeds those of the same models, where
+    numbers are kept by seed and not as spreads; what was run again takes the place of what it was.  If neither fits, nothing is
+    written, and None is returned: only what has all the usual models, and all models and seeds that are recorded, takes the place
+    of what is there.  Whether a model's YAML file has changed since is not asked.
     """
     record = json.loads(path.read_text()) if path.exists() else {}
     old = record.get(data)
     together = _together(old, found, usual) if old else found
     if together is None:
-        unlike = "of other seeds or settings"
-        if _judged_apart(old, found):
-            unlike = f"under another judge, test images {judges(old['models'])}, here {judges(found['models'])}"
-        print(f"not written: {path} has {data} {unlike}; run all of its models")
+        print(f"not written: {path} has {data} {_told(old)}, here: {_told(found)}. {JOINING}")
         return None
     record[data] = together
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,16 +165,29 @@ def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | 
     return record
 
 
+JOINING = (
+    "Further models join with the same seeds, further seeds with the same models, under one judge; "
+    "to replace what is there, run all of its seeds and models or take it out of the file"
+)
+
+
+def _told(found: Mapping) -> str:
+    """What a record's part is of, for the one line that refuses another."""
+    judged = [f"judged {', '.join(map(str, sorted(known)))}"] if (known := judges(found["models"])) else []
+    seeds, models = ",".join(map(str, found["seeds"])), ",".join(found["models"])
+    return " ".join([f"seeds={seeds}", f"models={models}", *found.get("settings", []), *judged])
+
+
 def _together(old: Mapping, new: Mapping, usual: Iterable[str]) -> Mapping | None:
     """What is recorded once `new` has come to `old`, see `keep`; None where neither may go."""
     settled = old.get("settings", []) == new["settings"]
     same, models = settled and old["seeds"] == new["seeds"], old["models"] | new["models"]
-    whole = models.keys() == new["models"].keys()
+    whole = models.keys() == new["models"].keys() and {*old["seeds"]} <= {*new["seeds"]}
     if settled and not _judged_apart(old, new):
         if same:
             return {**new, "models": models}
         spreads_alone = any(isinstance(of, Mapping) for of in models.values())
-        if whole and old["models"].keys() == models.keys() and not spreads_alone:
+        if old["models"].keys() == new["models"].keys() and not spreads_alone:
             return _seeds_joined(old, new)
     return new if whole and (same or {*usual} <= models.keys()) else None
 

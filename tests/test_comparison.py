@@ -348,41 +348,44 @@ def test_a_table_has_the_references_that_any_model_has():
 
 
 def test_further_seeds_of_all_the_models_join_the_record(tmp_path, capsys):
-    def kept(seeds, of, *models):
-        found = {
-            "seeds": seeds,
-            "settings": [],
-            "models": {m: [{"from": of, "seed": s} for s in seeds] for m in models},
-        }
+    def kept(seeds, of, *models, score=9.5):
+        numbers = [{"from": of, "seed": s, "reference/test/class_score": score} for s in seeds]
+        found = {"seeds": seeds, "settings": [], "models": {m: numbers for m in models}}
         record = runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"])
-        return record and record["ring"], runs.command("x", found, ["a", "b"])
+        return record and {
+            m: [(n["seed"], n["from"]) for n in of] for m, of in record["ring"]["models"].items()
+        }, record and record["ring"]["seeds"]
 
-    assert kept([2, 3], "first", "a", "more")[0]["seeds"] == [2, 3]
+    assert kept([2, 3], "first", "a", "more")[1] == [2, 3]
     written = (tmp_path / "record.json").read_text()
-    for models in (["a"], ["a", "b"], ["b"]):
-        assert kept([1], "next", *models)[0] is None and "of other seeds" in capsys.readouterr().out
-    assert (tmp_path / "record.json").read_text() == written, "nobody would have all the seeds"
-    joined, _ = kept([1, 3], "next", "more", "a")
-    assert joined["seeds"] == [1, 2, 3] and list(joined["models"]) == ["a", "more"]
-    numbers = [{"from": "next", "seed": 1}, {"from": "first", "seed": 2}, {"from": "next", "seed": 3}]
-    assert joined["models"] == {"a": numbers, "more": numbers}, "each seed's numbers where the seed stands"
-    assert kept([4], "last", "a", "more", "b")[0] == {
-        "seeds": [4], "settings": [], "models": {m: [{"from": "last", "seed": 4}] for m in ("a", "more", "b")}
-    }, "all the usual models, and one that has no other seeds"  # fmt: skip
-    assert kept([2], "last", "a")[1] == "python -m benchmarks.x seeds=2 models=a"
-    assert kept([2], "last", "b", "a")[1] == "python -m benchmarks.x seeds=2"
+    for models in (["a"], ["a", "b"], ["b"], ["a", "more", "b"]):
+        assert kept([1], "next", *models) == (None, None), "somebody would lack a seed"
+        said = capsys.readouterr().out
+        assert f"ring seeds=2,3 models=a,more judged 9.5, here: seeds=1 models={','.join(models)} judged 9.5." in said
+    assert kept([1], "next", "a", "more", score=9.4) == (None, None) and "judged 9.4" in capsys.readouterr().out
+    assert (tmp_path / "record.json").read_text() == written
+    numbers = [(1, "next"), (2, "first"), (3, "next")]
+    assert kept([1, 3], "next", "more", "a") == ({"a": numbers, "more": numbers}, [1, 2, 3])
+    again = [(seed, "last") for seed in (1, 2, 3, 4)]
+    assert kept([1, 2, 3, 4], "last", "a", "b", "more", score=9.4)[0] == {m: again for m in ("a", "b", "more")}
 
 
-def test_spreads_of_other_seeds_are_replaced_by_all_the_models_alone(tmp_path, capsys):
-    def kept(seed, *models, settings=()):
-        found = {"seeds": [seed], "settings": [*settings], "models": {m: {"seed": seed} for m in models}}
-        return runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"])
+def test_spreads_are_replaced_by_all_their_seeds_and_models_alone(tmp_path, capsys):
+    def kept(seeds, *models, settings=()):
+        found = {"seeds": seeds, "settings": [*settings], "models": {m: {"of": seeds} for m in models}}
+        record = runs.keep(tmp_path / "record.json", "ring", found, ["a", "b"])
+        return record and record["ring"]["models"]
 
-    assert kept(1, "a", "b", "more")
-    assert kept(2, "a", "b") is None and "not written" in capsys.readouterr().out, "more would be lost"
-    assert kept(2, "b", "a", "more")["ring"]["models"] == {m: {"seed": 2} for m in ("b", "a", "more")}
-    assert kept(2, "a", "more", settings=["s=1"]) is None
-    assert kept(2, "a", "b", "more", settings=["s=1"])["ring"]["settings"] == ["s=1"]
+    assert kept([1], "a", "b", "more")
+    assert kept([1, 2], "a", "b") is None and "not written" in capsys.readouterr().out, "more would be lost"
+    assert kept([2], "a", "b", "more") is None, "seed 1 would be lost"
+    assert kept([1, 2], "b", "a", "more") == {m: {"of": [1, 2]} for m in ("b", "a", "more")}
+    assert kept([1, 2], "a", "more", settings=["s=1"]) is None
+    assert kept([1, 2], "a", "b", "more", settings=["s=1"])
+
+
+def test_seeds_are_chosen_once_each_and_in_order():
+    assert runs.several({"models": "a,b", "seeds": "3,1,3"}, ["a", "b"]) == (["a", "b"], [1, 3])
 
 
 def test_models_under_another_judge_do_not_join(tmp_path, capsys):
@@ -392,7 +395,7 @@ def test_models_under_another_judge_do_not_join(tmp_path, capsys):
         return runs.keep(tmp_path / "record.json", "digits", found, ["a", "b"])
 
     assert kept("old", None) and kept("a", 9.5), "of what is older the judge is not known"
-    assert kept("b", 9.4) is None and "under another judge, test images {9.5}, here {9.4}" in capsys.readouterr().out
+    assert kept("b", 9.4) is None and "judged 9.5, here: seeds=1 models=b judged 9.4" in capsys.readouterr().out
     assert kept("b", 9.5)["digits"]["models"].keys() == {"old", "a", "b"}
 
 

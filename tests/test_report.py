@@ -558,15 +558,16 @@ def test_a_command_is_the_recorded_one_or_rebuilt_from_the_configuration(tmp_pat
     assert command(read(folder)) == ("python -m gibbsnet train seed=5", True)
 
 
-def test_names_of_the_same_curve_are_drawn_once():
-    """On images val/distance is val/class_frechet; a run of points beside it has another distance, and both are drawn."""
+def test_what_training_follows_is_drawn_once():
+    """On images val/distance is val/class_frechet; of toys it is another score, and both are drawn."""
 
     def run(**other):
-        rows = [{"images_seen": t, "val/class_frechet": 1 / t, "val/distance": 1 / t, "train/loss": t} for t in (1, 2)]
-        return Run(Path(), history=[row | other for row in rows])
+        rows = [{"images_seen": t, "val/class_frechet": 1 / t, "val/distance": 1 / t, "train/slope": 0} for t in (1, 2)]
+        return Run(Path(), history=[row | {"train/r1": 0} | other for row in rows])
 
-    assert recorded([run()]) == ["val/class_frechet", "train/loss"]
-    assert recorded([run(), run(**{"val/distance": 0.5})]) == ["val/class_frechet", "val/distance", "train/loss"]
+    assert recorded([run()]) == ["val/class_frechet", "train/r1", "train/slope"], "two that are equal by chance stay"
+    assert recorded([run(), run(**{"val/distance": 0.5})])[:2] == ["val/class_frechet", "val/distance"]
+    assert recorded([Run(Path(), history=[{"images_seen": t, "val/distance": t} for t in (1, 2)])]) == ["val/distance"]
 
 
 def test_curves_skip_what_is_no_number(root):

@@ -24,6 +24,7 @@ DISTANCES = {
     "joint_distance",
     "sliced_wasserstein",
 }  # of models and steps by factors, not by differences
+FOLLOWED = "val/distance"
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
@@ -281,22 +282,21 @@ def training(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
 def recorded(runs: Sequence[Run]) -> list[str]:
     """Names with two numbers or more in some run's history: scores first, then what training itself reports.
 
-    Of names with the same numbers in every run the first (on images val/distance is val/class_frechet).
+    Of val/distance, which is another score by the name that picks best.ckpt, only where that score is not in the history.
     """
-    found = {name for run in runs for row in run.history for name in row if len(_curve(run, name)[0]) > 1}
-    found -= {"step", "images_seen", "epoch"}
+    names = {name for run in runs for row in run.history for name in row} - {"step", "images_seen", "epoch"}
+    curves = {name: [_curve(run, name) for run in runs] for name in names}
+    curves = {name: drawn for name, drawn in curves.items() if any(len(x) > 1 for x, _ in drawn)}
+    followed = curves.pop(FOLLOWED, None)
+    if followed and not any(name.startswith("val/") and drawn == followed for name, drawn in curves.items()):
+        curves[FOLLOWED] = followed
     known = {name: k for k, name in enumerate(OVER_STEPS)}
 
     def place(name: str):
         leaf = name.split("/")[-1]
         return name.startswith("train/"), known.get(leaf, len(known)), "loss" not in leaf, name
 
-    curves: dict[str, list] = {}
-    for name in sorted(found, key=place):
-        numbers = [_curve(run, name) for run in runs]
-        if numbers not in curves.values():
-            curves[name] = numbers
-    return list(curves)
+    return sorted(curves, key=place)
 
 
 def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
