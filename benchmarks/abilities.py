@@ -76,11 +76,16 @@ LEVELS = {
     "passes": ["experiment=digits_passes"],
     "passes_young": ["experiment=digits_passes", *YOUNG],
 }
-# labels100_hali: labels100_levels as HALI, y one more variable of its top block.
+# As HALI, which takes no sweep: y is one more variable of its top block.
+AS_HALI = [f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"]
 EXPERIMENTS = ("labels", "labels_game", "labels100", "attributes", "labels2", "labels100_levels")
 LABELS = {
     **{name: [f"experiment={name}"] for name in EXPERIMENTS},
-    "labels100_hali": ["experiment=labels100_levels", f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"],
+    "labels100_hali": ["experiment=labels100_levels", *AS_HALI],
+}
+LABELS_MNIST = {
+    **{name: [f"experiment={name}"] for name in ("labels100_mnist", "labels100_mnist_levels")},
+    "labels100_mnist_hali": ["experiment=labels100_mnist_levels", *AS_HALI],
 }
 BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # of MNIST's fills: the page shows none of it
 TRAINED = ["train/steps", "train/cpu_seconds"]
@@ -156,7 +161,7 @@ PARTS = {
         "Negative phases", {name: [*ALL, *of, f"model.name={name}"] for name, of in PHASES.items()}, "1,2,3", [*CHAINED, *TRAINED]
     ),
     "labels_mnist": Part(
-        "100 labels of MNIST", {"labels100_mnist": ["experiment=labels100_mnist"]}, "1,2,3",
+        "100 labels of MNIST", LABELS_MNIST, "1,2,3",
         [*LABELLED, *CHAINED, *TRAINED], labels.measure, "labels.json",
     ),
     "levels_mnist": Part(
