@@ -91,8 +91,8 @@ BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # of MNIST's fi
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
     "samples/class_score", "samples/class_frechet_ratio", "chain/3/class_score",
-    *(f"chain/{i}/class_frechet_ratio" for i in (3, 100, 1000)), "chain/switch_rate", "latent/*/probe_accuracy",
-    "reconstruction/*/mse", "reconstruction/*/same_class", *REFERENCES,
+    *(f"chain/{i}/class_frechet_ratio" for i in (3, 100, 1000)), "chain/1000/joint_distance", "chain/switch_rate",
+    "latent/*/probe_accuracy", "reconstruction/*/mse", "reconstruction/*/same_class", *REFERENCES,
 ]  # fmt: skip
 LABELLED = [
     *(f"asked/{i}" for i in STEPS), *(f"joint/{i}/agreement" for i in STEPS), "joint/3/shuffled", "classified/*",
