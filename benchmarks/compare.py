@@ -46,8 +46,11 @@ DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
 PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
-# What sweeps/tuning.yaml found best for ALI and for GibbsNet alike, beside a floor of .439: docs/lab/tuning.md, "Tuned alike".
-TUNED = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
+# Data -> contender -> what sweeps/tuning.yaml found best for it there (docs/lab/tuning.md): on digits one setting for both.
+ALIKE = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
+TUNED = {
+    "digits": {"ali_tuned": [*ALIKE, "size.floor=0.439"], "gibbsnet_tuned": [*ALIKE, "size.floor_swept=0.439"]},
+}
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
 # Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
@@ -76,8 +79,8 @@ CONTENDERS = {
         "game.cycle=1.0",
         "chains.unclamped.rise=16000",
     ],
-    "ali_tuned": [*ALI, "size.floor=0.439", *TUNED],
-    "gibbsnet_tuned": ["model=gibbsnet", "size.floor_swept=0.439", *TUNED],
+    "ali_tuned": [*ALI, "size.floor={own}"],
+    "gibbsnet_tuned": [*OLD, "chains.unclamped.steps=[0,1]"],
 }
 CALLED = {"gibbsnet": "gibbsnet_published"}
 # How many sweeps GibbsNet as published takes there.
@@ -140,7 +143,8 @@ def settings(data: str, model: str, more: Sequence[str] = ()) -> list[str]:
     examples = data.removesuffix("_long")
     own, floor = FLOORS[examples]
     words = {"own": own, "floor": floor, "untied": SWEPT[examples], "steps": SWEEPS[examples]}
-    chosen = [s.format(**words) for s in CONTENDERS[model]]
+    tuned = TUNED.get(examples, {}).get(model, [])
+    chosen = [s.format(**words) for s in [*CONTENDERS[model], *tuned]]
     return [
         f"experiment={runs.experiment(data)}",
         f"data={examples}",

@@ -62,9 +62,10 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
         assert one["game"][key] == 1
     searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
-    for one, other in zip(tuned, (configs["ali"], configs["gibbsnet_sharp"]), strict=True):
-        assert searched <= set(differences(one, other)) <= searched | entailed
-    assert not searched & set(differences(*tuned)) and tuned[0]["graph"]["z"]["floor"] == 0.439
+    for one, other in zip(tuned, (plain, short), strict=True):
+        assert set(differences(one, other)) - entailed == (searched if data in compare.TUNED else set())
+    if data == "digits":
+        assert not searched & set(differences(*tuned)) and tuned[0]["graph"]["z"]["floor"] == 0.439
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"
     assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
@@ -94,11 +95,12 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     assert sweeps == (N if isinstance(N, int) else max(N)), "as deep as the longest of GibbsNet's chains"
     long = {"gibbsnet_persistent", "gibbsnet_cycle", "gibbsnet_mixed", "gibbsnet_cut", "untied", "gibbsnet_sharp"}
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"}}
-    moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift", "ali_tuned", "gibbsnet_tuned"}
+    moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
+    untuned = set() if data in compare.TUNED else {"ali_tuned", "gibbsnet_tuned"}
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
     points = set() if data == "ring" else {"gibbsnet_short_sharp"}
     paired = set() if data == "mnist" else {"gibbsnet_short_cycle"}
-    absent = left.get(data, set()) | moved | cycled | points | paired
+    absent = left.get(data, set()) | moved | untuned | cycled | points | paired
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == absent
 
 
