@@ -4,7 +4,8 @@ GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chai
 N sweeps, N at random, persistent chains, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
 chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
 docs/figures/stability_DATA.png; some models alone join those of the same seeds there.  What is finished is not run again; run
-folders: runs/stability/DATA/VARIANT/SEED.
+folders: runs/stability/DATA/VARIANT/SEED.  Further settings, but for those of the place where it runs, make a table, a figure and
+run folders of their own, DATA_SETTING=VALUE.
 """
 
 import json
@@ -16,6 +17,7 @@ from statistics import median
 from benchmarks.runs import (
     command,
     experiment,
+    file,
     flat,
     head,
     keep,
@@ -27,6 +29,7 @@ from benchmarks.runs import (
     spread_seeds,
     summary,
     table,
+    title,
     trained,
 )
 from gibbsnet.config import folder
@@ -105,29 +108,40 @@ def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequ
     return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in models.items()}
 
 
+def figure(data: str, found: Mapping) -> Path:
+    """Where a table's figure stands."""
+    return Path("docs", "figures", f"stability_{file(title(data, found['settings']))}.png")
+
+
 def draw(data: str, found: Mapping) -> None:
-    """docs/figures/stability_DATA.png."""
+    """A table's curves over the steps of the chain."""
     seeds = {v: spread_seeds(spreads) for v, spreads in found["models"].items()}
-    redraw(data, seeds, Path("docs", "figures", f"stability_{data}.png"), named)
+    redraw(data, seeds, figure(data, found), named)
 
 
 def section(data: str, found: Mapping) -> list[str]:
     """A data set's part of docs/stability.md."""
-    text = [f"## {data}", "", f"`{command(f'stability data={data}', found, USUAL)}`", ""]
-    return [*text, *table(found["models"], rows(found["models"])), "", f"![{data}](figures/stability_{data}.png)", ""]
+    text = [f"## {title(data, found['settings'])}", "", f"`{command(f'stability data={data}', found, USUAL)}`", ""]
+    return [
+        *text,
+        *table(found["models"], rows(found["models"])),
+        "",
+        f"![{data}](figures/{figure(data, found).name})",
+        "",
+    ]
 
 
 def page(record: Mapping) -> list[str]:
     """docs/stability.md."""
-    parts = [line for data, found in record.items() for line in section(data, found)]
+    parts = [line for name, found in record.items() for line in section(name.split()[0], found)]
     return [*head("How stable the chains are", f"; `{BAND}` is the band"), *parts]
 
 
 def main(arguments: Sequence[str]) -> None:
     chosen, more = options(arguments, seeds="1,2,3", data="digits", models=",".join(USUAL))
     data, found = chosen["data"], measure(chosen["data"], *several(chosen, VARIANTS), more)
-    if record := keep(Path("docs", "stability.json"), data, found, USUAL):
-        found = record[data]
+    if record := keep(Path("docs", "stability.json"), title(data, more), found, USUAL):
+        found = record[title(data, more)]
         Path("docs", "stability.md").write_text("\n".join(page(record)))
         draw(data, found)
     print("\n".join(section(data, found)))

@@ -432,12 +432,27 @@ def test_a_legend_ends_within_its_picture_if_a_name_can(name):
 
 def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     stability.main(["data=ring", "seeds=1", "models=n0,unshared,learned", "steps=4", *short])
-    record = json.loads((tmp_path / "docs/stability.json").read_text())["ring"]
+    table = runs.title("ring", ["steps=4", *short])
+    record = json.loads((tmp_path / "docs/stability.json").read_text())[table]
     assert record["models"].keys() == {"n0", "unshared", "learned"}
     assert all(f"chain/{i}/joint_distance" in record["models"]["n0"] for i in (0, 1, 3))
     assert "reference/test/share" in record["models"]["n0"], "the picture shows it"
     assert "reference/test/joint_distance" in (tmp_path / "docs/stability.md").read_text()
-    assert (tmp_path / "docs/figures/stability_ring.png").stat().st_size < 200 * 1024
+    figure = tmp_path / f"docs/figures/stability_{runs.file(table)}.png"
+    assert (
+        figure.stat().st_size < 200 * 1024
+        and f"(figures/{figure.name})" in (tmp_path / "docs/stability.md").read_text()
+    )
+
+
+def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
+    settings = [runs.title("ring", [f"steps={n}", *short]) for n in (2, 4)]
+    for n in (2, 4):
+        stability.main(["data=ring", "seeds=1", "models=n0", f"steps={n}", *short])
+    record = json.loads((tmp_path / "docs/stability.json").read_text())
+    assert list(record) == settings, "neither takes the place of the other"
+    assert re.findall("## (.*)", (tmp_path / "docs/stability.md").read_text()) == settings
+    assert len(list((tmp_path / "docs/figures").glob("stability_*.png"))) == 2
 
 
 @pytest.mark.parametrize(
