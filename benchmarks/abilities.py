@@ -78,7 +78,7 @@ LEVELS = {
 }
 # As HALI, which takes no sweep: y is one more variable of its top block.
 AS_HALI = [f"{CHAIN}.steps=0", *YOUNG, "model.name=labelled2_hali"]
-EXPERIMENTS = ("labels", "labels_game", "labels100", "attributes", "labels2", "labels100_levels")
+EXPERIMENTS = ("labels", "labels_game", "labels_dreams", "labels100", "attributes", "labels2", "labels100_levels")
 LABELS = {
     **{name: [f"experiment={name}"] for name in EXPERIMENTS},
     "labels100_hali": ["experiment=labels100_levels", *AS_HALI],
