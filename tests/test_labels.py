@@ -354,6 +354,22 @@ def test_the_supervised_terms_are_the_cross_entropies():
     assert all(torch.equal(a, b) for a, b in zip(contest.critic, taught.critic, strict=True))
 
 
+def test_dreams_alone_teach_reading_and_ask_no_label():
+    """experiment=labels_dreams: what is added to the game's gradient is the same whatever the labels of the batch are."""
+    module, data = made("labelled", "supervised.y.known=0.0", "supervised.y.dreams=1.0")
+    assert load(["experiment=labels_dreams"])["supervised"]["y"] == module.supervised["y"]
+    batch = batch_of(data)
+    real, fake, _ = module.pairs(batch, Noise(0))
+    contest = module.contest(real, fake, Noise(0), 0)
+    told = [module.taught(contest, batch | {"y": y}, real, fake).graph for y in (batch["y"], batch["y"].roll(1))]
+    assert all(torch.equal(a, b) for a, b in zip(*told, strict=True))
+    reading = torch.autograd.grad(
+        module.graph["y"].eta({"x": real["x"].detach()}, 100).sum(), module._players[0], allow_unused=True
+    )
+    for before, after, reads in zip(contest.graph, told[0], reading, strict=True):
+        assert (reads is not None) == bool((after != before).any()), "q(y|x) is taught, and nothing that draws"
+
+
 def test_without_weights_the_game_is_all_there_is():
     module, _ = made("labelled", "supervised.y.known=0.0")
     assert module.supervised == {}
