@@ -2,7 +2,7 @@
 
 PART is one of
 
-    labels   a label and attributes as variables: asked for, read, edited; by the game alone; 100 labels, also by HALI  (digits)
+    labels   a label and attributes as variables: asked for, read, edited; by the game or by dreams alone; 100 labels, also by HALI  (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
@@ -10,7 +10,7 @@ PART is one of
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
     approach how fast chains forget a wrong start, and whether a learned one helps         (ring)
-    labels_mnist  100 labels, half an hour of a core for each seed                         (MNIST)
+    labels_mnist  100 labels, over one level and two, half an hour or more for each run    (MNIST)
     levels_mnist  two latent levels, HALI's and GibbsNet's                                 (MNIST)
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished

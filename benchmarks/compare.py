@@ -79,6 +79,7 @@ CONTENDERS = {
         "game.cycle=1.0",
         "chains.unclamped.rise=16000",
     ],
+    # With what TUNED has for the data; where it has nothing, STEPS does not name them.
     "ali_tuned": [*ALI, "size.floor={own}"],
     "gibbsnet_tuned": [*OLD, "chains.unclamped.steps=[0,1]"],
 }

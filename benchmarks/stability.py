@@ -133,7 +133,9 @@ def section(data: str, found: Mapping) -> list[str]:
 
 def page(record: Mapping) -> list[str]:
     """docs/stability.md."""
-    parts = [line for name, found in record.items() for line in section(name.split()[0], found)]
+    data = list(dict.fromkeys(name.split()[0] for name in record))  # in the order in which they came
+    tables = sorted(record, key=lambda name: (data.index(name.split()[0]), name))
+    parts = [line for name in tables for line in section(name.split()[0], record[name])]
     return [*head("How stable the chains are", f"; `{BAND}` is the band"), *parts]
 
 

@@ -452,7 +452,9 @@ def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
     record = json.loads((tmp_path / "docs/stability.json").read_text())
     assert list(record) == settings, "neither takes the place of the other"
     assert re.findall("## (.*)", (tmp_path / "docs/stability.md").read_text()) == settings
-    assert len(list((tmp_path / "docs/figures").glob("stability_*.png"))) == 2
+    linked = re.findall(r"\(figures/(.*)\)", (tmp_path / "docs/stability.md").read_text())
+    assert linked == [f"stability_{runs.file(table)}.png" for table in settings]
+    assert {path.name for path in (tmp_path / "docs/figures").glob("stability_*.png")} == set(linked)
 
 
 @pytest.mark.parametrize(
