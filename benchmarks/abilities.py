@@ -2,7 +2,7 @@
 
 PART is one of
 
-    labels   a label and attributes as variables: asked for, read, edited; by the game or its dreams; 100 labels, also by HALI (digits)
+    labels   a label and attributes as variables: asked for, read, edited; by the game, by dreams; 100 labels, HALI (digits)
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
