@@ -50,7 +50,15 @@ PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swe
 ALIKE = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
 TUNED = {
     "digits": {"ali_tuned": [*ALIKE, "size.floor=0.439"], "gibbsnet_tuned": [*ALIKE, "size.floor_swept=0.439"]},
-}
+    "ring": {
+        "ali_tuned": [
+            "optim.lr=0.000952", "optim.lr_critic=0.00177", "penalty.x=0.00396", "penalty.z=0.0339", "size.floor=0.219",
+        ],
+        "gibbsnet_tuned": [
+            "optim.lr=0.000784", "optim.lr_critic=0.00263", "penalty.x=0.003", "penalty.z=0.0121", "size.floor_swept=0.217",
+        ],
+    },
+}  # fmt: skip
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
 # Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
@@ -95,7 +103,8 @@ FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.2), "digits": (0.15, 0.7), "mnist"
 # tenths untied would have 7600 on the ring, and ali 15300 on digits: its 15200 there is that of benchmarks/results.py.
 RING = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_persistent": 6900,
         "gibbsnet_cycle": 6500, "gibbsnet_short": 7400, "gibbsnet_mixed": 6600,
-        "gibbsnet_cut": 9200, "untied": 7700, "gibbsnet_sharp": 8000, "gibbsnet_short_sharp": 7400}  # fmt: skip
+        "gibbsnet_cut": 9200, "untied": 7700, "gibbsnet_sharp": 8000, "gibbsnet_short_sharp": 7400,
+        "ali_tuned": 9600, "gibbsnet_tuned": 7400}  # fmt: skip
 GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, "gibbsnet_persistent": 9100,
         "gibbsnet_cycle": 7900, "gibbsnet_cut": 9900, "untied": 8300, "gibbsnet_sharp": 10000,
         "ali_cycle_sharp": 9200, "gibbsnet_cycle_sharp": 8500, "gibbsnet_cycle_late": 8900}  # fmt: skip
