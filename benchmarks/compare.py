@@ -23,6 +23,7 @@ from benchmarks.gallery import gallery
 from benchmarks.runs import (
     command,
     compared,
+    figure,
     file,
     finished,
     head,
@@ -178,11 +179,6 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
             folders[m].append(run(data, m, seed, more))
     models = {m: [kept(numbers(f), data) for f in found] for m, found in folders.items()}
     return {"seeds": list(seeds), "settings": lasting(more), "models": models}
-
-
-def figure(kind: str, data: str, found: Mapping) -> Path:
-    """Where a table's figure stands."""
-    return Path("docs", "figures", f"{kind}_{file(title(data, found['settings']))}.png")
 
 
 def draw(data: str, found: Mapping) -> None:

@@ -119,6 +119,11 @@ def file(title: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", title)
 
 
+def figure(kind: str, data: str, found: Mapping) -> Path:
+    """Where a table's figure stands."""
+    return Path("docs", "figures", f"{kind}_{file(title(data, found['settings']))}.png")
+
+
 def place(benchmark: str, what: str, model: str, seed: int, more: Sequence[str] = ()) -> Path:
     """A run's folder: one of its own for further settings, else numbers of one would be read as those of another."""
     return Path("runs", benchmark, file(title(what, more)), model, str(seed))

