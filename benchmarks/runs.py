@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from gibbsnet import plots
 from gibbsnet.__main__ import clear
 from gibbsnet.config import CIRCUMSTANCES, folder, load
 from gibbsnet.evaluate import evaluate
-from gibbsnet.report.charts import colours, over_steps
+from gibbsnet.report.charts import colours, dot_of, over_steps
 from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison
 from gibbsnet.train import train
@@ -338,9 +337,9 @@ def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure | None
     """Scores over the steps of the chain, the report's chart, with a legend, if there are any; name -> its seeds' metrics."""
     palette = colours(list(columns))
     figure = over_steps(compared(data, columns), palette)
-    if figure is None:
-        return None
-    handles = [Line2D([], [], color=palette[name], marker="o", markersize=3.5, label=name) for name in columns]
+    if figure is None or any(panel.get_legend() for panel in figure.axes):  # a crowd has its names beside its rows
+        return figure
+    handles = [dot_of(name, palette[name]) for name in columns]
     style = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
     for beside in range(min(len(handles), 6), 0, -1):  # as many as fit between the edges
         drawn = figure.legend(handles=handles, ncols=beside, **style)

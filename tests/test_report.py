@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from gibbsnet.__main__ import main
 from gibbsnet.plots import save
 from gibbsnet.report import report
-from gibbsnet.report.charts import memory, over_steps, recorded
+from gibbsnet.report.charts import colours, memory, over_steps, recorded
 from gibbsnet.report.runs import Run, command, differences, find, read
 from gibbsnet.report.scores import Comparison, best, compare, references, rows, spreads
 from gibbsnet.report.summary import findings
@@ -233,6 +233,33 @@ def test_a_distance_s_axis_has_labels_within_a_decade(root):
     panel = over_steps(Comparison("default", "digits", runs), {"gibbsnet": "red"}).axes[0]
     low, high = panel.get_ylim()
     assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
+
+
+def crowd(n, seeds=2):
+    """So many models, each with seeds, no two of one distance."""
+
+    def run(k, seed):
+        return Run(
+            Path(), metrics={"chain": {str(i): {"joint_distance": 0.1 * (k + 1) * (seed + 1)} for i in (0, 1, 10)}}
+        )
+
+    return {f"model_{k:02}": [run(k, seed) for seed in range(seeds)] for k in range(n)}
+
+
+@pytest.mark.parametrize("n, rows", [(2, [2]), (8, [8]), (9, [4, 5]), (11, [3, 4, 4])])
+def test_of_a_crowd_every_row_shows_a_few_models_before_the_others_in_grey(n, rows):
+    models = crowd(n)
+    palette = colours(list(models))
+    figure = over_steps(Comparison("default", "ring", models), palette)
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    shown = [{line.get_color() for line in panel.lines} & {*palette.values()} for panel in panels]
+    assert [len(colors) for colors in shown] == rows and set.union(*shown) == {*palette.values()}
+    assert [len(panel.collections) for panel in panels] == rows, "bands of those shown alone"
+    assert all(len(panel.lines) == n for panel in panels), "the others stand behind"
+    assert len({panel.get_ylim() for panel in panels}) == 1, "rows are read against each other"
+    legends = [panel.get_legend() for panel in panels if panel.get_legend()]
+    names = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert names == (list(models) if len(rows) > 1 else [])
 
 
 def remembering(distance, far=None, **kept):

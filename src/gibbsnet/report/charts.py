@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 import matplotlib
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -45,7 +47,8 @@ COLOURS = (
     "#ff6f91",
 )
 
-CROWD = 8  # models; the lines of more need room
+CROWD = 8  # models; of more, each row of panels shows a few
+FEW = 5
 DOT = 3  # pixels from a dot's middle within which no name should lie
 
 
@@ -67,23 +70,52 @@ def svg(figure: Figure) -> bytes:
 
 
 def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
-    """Scores of the unclamped chain at its steps i: medians as lines, seeds as bands, references as dashes."""
+    """Scores of the unclamped chain at its steps i: medians as lines, seeds as bands, references as dashes.
+
+    Of more than CROWD models every row of panels shows at most FEW, named beside it, before the medians of the others in grey.
+    """
     at = steps(comparison)
     shown = [name for name in OVER_STEPS if any(spreads(comparison, ("chain", str(i), name)) for i in at)]
     if not shown or len(at) < 2:
         return None
-    figure, axes = _panels(len(shown), columns=min(max(len(shown), 2), 3))
-    if len(palette) > CROWD:
-        figure.set_figheight(1.8 * figure.get_figheight())
-    for panel, name in zip(axes, shown, strict=True):
+    rows = _rows(list(palette))
+    columns = len(shown) if len(rows) > 1 else min(max(len(shown), 2), 3)
+    figure, axes = _panels(len(shown) * len(rows), columns)
+    for k, panel in enumerate(axes):
+        name, few = shown[k % len(shown)], rows[k // len(shown)]
+        if name in DISTANCES:
+            panel.set_yscale("log")
+        if k >= len(shown):
+            panel.sharey(axes[k % len(shown)])
         _title(panel, name)
-        edge = _edge(comparison, name, at)
-        _references(panel, comparison, name, at, edge)
+        _references(panel, comparison, name, at, _edge(comparison, name, at))
         for model, color in palette.items():
-            _line(panel, comparison, model, name, at, color)
+            _line(panel, comparison, model, name, at, color if model in few else None)
         _steps_axis(panel, at)
-        _scores_axis(panel, name, edge)
+    for panel, name in zip(axes, shown, strict=False):
+        _scores_axis(panel, name, _edge(comparison, name, at))
+    if len(rows) > 1:
+        for last, few in zip(axes[columns - 1 :: columns], rows, strict=True):
+            _names_beside(last, {model: palette[model] for model in few})
     return figure
+
+
+def _names_beside(panel: Axes, palette: Mapping[str, str]) -> None:
+    handles = [dot_of(model, color) for model, color in palette.items()]
+    style = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "fontsize": 8, "labelcolor": MUTED}
+    panel.legend(handles=handles, **style)
+
+
+def dot_of(model: str, color: str) -> Line2D:
+    """A model's line in a legend."""
+    return Line2D([], [], color=color, marker="o", markersize=3.5, label=model)
+
+
+def _rows(models: Sequence[str]) -> list[Sequence[str]]:
+    """All models together or, where they are a crowd, in their order: rows of at most FEW, as even as can be."""
+    n = -(-len(models) // FEW) if len(models) > CROWD else 1
+    ends = [k * len(models) // n for k in range(n + 1)]
+    return [models[start:end] for start, end in pairwise(ends)]
 
 
 def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = (1, 1000)) -> Figure | None:
@@ -185,11 +217,16 @@ def _within(frame: Bbox, box: Bbox) -> Bbox:
     return box.translated(across, max(0, frame.y0 - box.y0))
 
 
-def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str) -> None:
+def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str | None) -> None:
+    """A model's medians over the steps and, where there are several, the band of its seeds; without a color medians in grey."""
     found = {i: spreads(comparison, ("chain", str(i), name)).get(model) for i in at}
     found = {i: spread for i, spread in found.items() if spread}
     x, values = [_place(i) for i in found], list(found.values())
-    panel.plot(x, [v.median for v in values], color=color, marker="o", markersize=3.5, linewidth=1.6, zorder=3)
+    medians = [v.median for v in values]
+    if color is None:
+        panel.plot(x, medians, color=RULE, linewidth=1, zorder=1.5)
+        return
+    panel.plot(x, medians, color=color, marker="o", markersize=3.5, linewidth=1.6, zorder=3)
     if any(v.n > 1 for v in values):
         panel.fill_between(x, [v.low for v in values], [v.high for v in values], color=color, alpha=0.15, linewidth=0)
 
