@@ -336,6 +336,7 @@ def compared(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Comparison:
 def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure | None:
     """Scores over the steps of the chain, the report's chart, with a legend, if there are any; name -> its seeds' metrics."""
     palette = colours(list(columns))
+    palette = {name: palette[name] for name in columns}  # a crowd's rows are in the record's order
     figure = over_steps(compared(data, columns), palette)
     if figure is None or any(panel.get_legend() for panel in figure.axes):  # a crowd has its names beside its rows
         return figure

@@ -423,11 +423,21 @@ def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("name", ["a", "a name of some length (switch rate 0.50)", "long " * 60])
 def test_a_legend_ends_within_its_picture_if_a_name_can(name):
     metrics = {"chain": {str(i): {"share": 0.5} for i in (0, 1)}}
-    figure = runs.curves("ring", {f"{name} {k}": [metrics] for k in range(7)})
+    figure = runs.curves("ring", {f"{name} {k}": [metrics] for k in range(6)})
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
-    assert len(figure.legends) == 1 and len(figure.legends[0].get_texts()) == 7
+    assert len(figure.legends) == 1 and len(figure.legends[0].get_texts()) == 6
     assert name.startswith("long") or figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("name", ["a", "a name of some length (switch rate 0.50)", "long " * 60])
+def test_a_crowd_s_names_leave_its_panels_room(name):
+    metrics = {"chain": {str(i): {"share": 0.5} for i in (0, 1)}}
+    figure = runs.curves("ring", {f"{k} {name}": [metrics] for k in range(7)})
+    figure.draw_without_rendering()
+    legends = [panel.get_legend().get_window_extent() for panel in figure.axes if panel.get_legend()]
+    assert not figure.legends and len(legends) == 2
+    assert all(box.x1 <= figure.bbox.x1 + 1 for box in legends) and figure.axes[0].bbox.width > 300
 
 
 def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):

@@ -47,8 +47,9 @@ COLOURS = (
     "#ff6f91",
 )
 
-CROWD = 8  # models; of more, each row of panels shows a few
+CROWD = 6  # models; of more, each row of panels shows a few
 FEW = 5
+LONGEST = 32  # letters of a name beside its row
 DOT = 3  # pixels from a dot's middle within which no name should lie
 
 
@@ -101,7 +102,11 @@ def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None
 
 
 def _names_beside(panel: Axes, palette: Mapping[str, str]) -> None:
-    handles = [dot_of(model, color) for model, color in palette.items()]
+    """A legend on the panel's right; a long name is cut, or the panels would have no room."""
+    handles = [
+        dot_of(model if len(model) <= LONGEST else f"{model[: LONGEST - 1]}…", color)
+        for model, color in palette.items()
+    ]
     style = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "fontsize": 8, "labelcolor": MUTED}
     panel.legend(handles=handles, **style)
 
@@ -237,12 +242,22 @@ def _place(i: int) -> float:
 
 
 def _steps_axis(panel: Axes, at: Sequence[int]) -> None:
-    apart = [i for k, i in enumerate(at) if k == 0 or _place(i) - _place(at[k - 1]) > 0.25]
+    apart = _apart(at)
     panel.xaxis.set_major_locator(FixedLocator([_place(i) for i in apart]))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticklabels([str(i) for i in apart])
     panel.set_xlabel("step i of the chain", size=8, color=MUTED)
     panel.set_xlim(_place(at[0]) - 0.15, _place(at[-1]) + 0.15)
+
+
+def _apart(at: Sequence[int]) -> list[int]:
+    """The steps written at the axis: 0 and powers of ten, and those of the others that stand clear of what is written."""
+    shown = [i for i in at if i == 0 or math.log10(i).is_integer()]
+    room = 0.09 * (_place(at[-1]) - _place(at[0]))
+    for i in at:
+        if all(abs(_place(i) - _place(other)) > room for other in shown):
+            shown.append(i)
+    return sorted(shown)
 
 
 def _references(panel: Axes, comparison: Comparison, name: str, at: Sequence[int], edge: float) -> None:
