@@ -116,6 +116,7 @@ figcaption { font-size: .88rem; color: var(--muted); margin-bottom: .6rem; }
 .records table { display: block; overflow-x: auto; margin: 0 0 1rem; font-size: .86rem; }
 .records thead th { text-align: left; }
 .records td { white-space: normal; min-width: 0; text-align: left; }
+.records li { max-width: 78ch; }
 .records .card { display: block; width: fit-content; max-width: 100%; }
 
 details { margin: .5rem 0; }
