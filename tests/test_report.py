@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
@@ -325,6 +326,21 @@ def test_names_stand_apart_and_under_the_dots():
         places = [name.get_window_extent() for name in panel.texts]
         assert len(places) == 12 and not any(a.overlaps(b) for a, b in combinations(places, 2))
         assert all(name.zorder < drawn.zorder for name in panel.texts for drawn in panel.collections)
+
+
+def test_a_name_ends_within_its_panel_as_it_is_drawn():
+    """With a halo letters are drawn without hinting, and wider than matplotlib says they are."""
+    figure = memories(ali=[remembering(0.1, 0.2, z=0.2)], gibbsnet_persistent=[remembering(0.3, 0.4, z=0.9)])
+    canvas = figure.canvas
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3].min(axis=-1) < 230
+    for panel in figure.axes:
+        box = panel.get_window_extent()
+        rows = slice(int(figure.bbox.height - box.y1) + 3, int(figure.bbox.height - box.y0) - 3)
+        assert drawn[rows, int(box.x1) - 20 : int(box.x1)].any(), (
+            "the name is at the edge, so this test shows something"
+        )
+        assert not drawn[rows, int(box.x1) + 1 : int(box.x1) + 8].any(), "and does not run over it"
 
 
 def test_a_name_lies_on_no_dot_where_there_is_room():

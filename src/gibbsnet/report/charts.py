@@ -13,6 +13,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -183,11 +185,19 @@ def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], 
             zorder=2, path_effects=halo, parse_math=False, annotation_clip=False,  # under the dots: none is hidden
         )  # fmt: skip
         text.set_in_layout(False)
-        free = text.get_window_extent()
+        free = _drawn(text)
         box = _beside(free, frame, dots, placed)
         right, up = ((end - start) * 72 / panel.figure.dpi for start, end in zip(free.p0, box.p0, strict=True))
         text.set_position((right, 4 + up))
         placed.append(box)
+
+
+def _drawn(text: Text) -> Bbox:
+    """Where a name is drawn: with a halo as a path, which is wider than the hinted letters by which its extent is measured."""
+    box = text.get_window_extent()
+    plain = text.get_text().replace("$", r"\$")
+    path = TextPath((0, 0), plain, size=text.get_fontsize() * text.figure.dpi / 72)
+    return Bbox.from_bounds(box.x0, box.y0, max(box.width, path.get_extents().x1), box.height)
 
 
 def _beside(free: Bbox, frame: Bbox, dots: Sequence[Bbox], placed: Sequence[Bbox]) -> Bbox:
