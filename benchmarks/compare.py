@@ -183,7 +183,7 @@ def measure(data: str, models: Sequence[str], seeds: Sequence[int], more: Sequen
 
 def draw(data: str, found: Mapping) -> None:
     """A table's curves over the steps of the chain, and its distance over memory."""
-    runs.redraw(data, found["models"], figure("comparison", data, found))
+    runs.redraw(data, found["models"], figure("comparison", data, found), base=BASE)
     if drawn := over_memory(data, found):
         plots.save(drawn, figure("memory", data, found))
 
@@ -217,7 +217,7 @@ def page(record: Mapping) -> list[str]:
     """docs/comparison.md."""
     tables = sorted(record, key=lambda name: (DATA.index(name.split()[0]), name))
     parts = [line for name in tables for line in section(name.split()[0], record[name])]
-    return [*head("ALI against GibbsNet"), *parts]
+    return [*head("ALI against GibbsNet", runs.ROWS), *parts]
 
 
 def main(arguments: Sequence[str]) -> None:

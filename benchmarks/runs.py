@@ -14,7 +14,7 @@ from gibbsnet import plots
 from gibbsnet.__main__ import clear
 from gibbsnet.config import CIRCUMSTANCES, folder, load
 from gibbsnet.evaluate import evaluate
-from gibbsnet.report.charts import colours, dot_of, over_steps
+from gibbsnet.report.charts import CROWD, colours, over_steps
 from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison
 from gibbsnet.train import train
@@ -226,16 +226,26 @@ def command(start: str, found: Mapping, usual: Iterable[str]) -> str:
     return f"python -m benchmarks.{start} " + shlex.join([f"seeds={seeds}", *models, *found.get("settings", [])])
 
 
+ROWS = f"; of more than {CROWD} models a chart shows a few in each row, the others in grey"
+
+
 def head(title: str, more: str = "") -> list[str]:
     """How a page of numbers over seeds begins."""
     text = "Median over seeds [least .. greatest]; what it says: [findings.md](findings.md); what was expected: [lab](lab)."
     return [f"# {title}", "", f"{text} Names: [metrics.md](metrics.md){more}.", ""]
 
 
-def redraw(data: str, models: Mapping[str, Sequence[Mapping[str, float]]], path: Path, named: Callable = dict) -> None:
+def redraw(
+    data: str,
+    models: Mapping[str, Sequence[Mapping[str, float]]],
+    path: Path,
+    named: Callable = dict,
+    base: str | None = None,
+) -> None:
     """Draws the curves of a record's models: those of scores at steps of the chain, and references, that all of them have.
 
     named: gives the models their names in the legend.
+    base: the model that every row of a crowd shows.
     """
     everyone = [seed for seeds in models.values() for seed in seeds]
     drawn = {n for n in everyone[0] if all(n in seed for seed in everyone)}
@@ -243,7 +253,9 @@ def redraw(data: str, models: Mapping[str, Sequence[Mapping[str, float]]], path:
         m: [{n: v for n, v in seed.items() if n in drawn or not _of_all(n)} for seed in seeds]
         for m, seeds in models.items()
     }
-    figure = curves(data, {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()})
+    columns = {m: [nested(seed) for seed in seeds] for m, seeds in named(shown).items()}
+    names = dict(zip(shown, columns, strict=True))
+    figure = curves(data, columns, names.get(base))
     if figure is None:
         print(f"{path} is not drawn: its models have no curve in common")
     else:
@@ -333,18 +345,8 @@ def compared(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Comparison:
     return Comparison("", data, runs)
 
 
-def curves(data: str, columns: Mapping[str, Sequence[Mapping]]) -> Figure | None:
-    """Scores over the steps of the chain, the report's chart, with a legend, if there are any; name -> its seeds' metrics."""
+def curves(data: str, columns: Mapping[str, Sequence[Mapping]], base: str | None = None) -> Figure | None:
+    """Scores over the steps of the chain, the report's chart, with names, if there are any; name -> its seeds' metrics."""
     palette = colours(list(columns))
-    palette = {name: palette[name] for name in columns}  # a crowd's rows are in the record's order
-    figure = over_steps(compared(data, columns), palette)
-    if figure is None or any(panel.get_legend() for panel in figure.axes):  # a crowd has its names beside its rows
-        return figure
-    handles = [dot_of(name, palette[name]) for name in columns]
-    style = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5, "labelcolor": plots.MUTED}
-    for beside in range(min(len(handles), 6), 0, -1):  # as many as fit between the edges
-        drawn = figure.legend(handles=handles, ncols=beside, **style)
-        if drawn.get_window_extent().width <= figure.bbox.width or beside == 1:
-            break
-        drawn.remove()
-    return figure
+    in_order = {name: palette[name] for name in columns}  # the record's, by which a crowd's rows go
+    return over_steps(compared(data, columns), in_order, base, named=True)

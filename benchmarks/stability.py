@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.runs import (
+    ROWS,
     command,
     experiment,
     figure,
@@ -111,7 +112,7 @@ def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequ
 def draw(data: str, found: Mapping) -> None:
     """A table's curves over the steps of the chain."""
     seeds = {v: spread_seeds(spreads) for v, spreads in found["models"].items()}
-    redraw(data, seeds, figure("stability", data, found), named)
+    redraw(data, seeds, figure("stability", data, found), named, base="n0")
 
 
 def section(data: str, found: Mapping) -> list[str]:
@@ -126,7 +127,7 @@ def page(record: Mapping) -> list[str]:
     data = list(dict.fromkeys(name.split()[0] for name in record))  # in the order in which they came
     tables = sorted(record, key=lambda name: (data.index(name.split()[0]), name))
     parts = [line for name in tables for line in section(name.split()[0], record[name])]
-    return [*head("How stable the chains are", f"; `{BAND}` is the band"), *parts]
+    return [*head("How stable the chains are", f"; `{BAND}` is the band{ROWS}"), *parts]
 
 
 def main(arguments: Sequence[str]) -> None:

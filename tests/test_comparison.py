@@ -20,7 +20,7 @@ from gibbsnet.data import DataModule
 from gibbsnet.evaluation.yardsticks import yardstick
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
-from gibbsnet.report.charts import colours
+from gibbsnet.report.charts import OVER_STEPS, colours
 from tests.models import LABELLED, module, tabled, unclamped_laws
 from tests.test_claims import kernel, world
 
@@ -403,7 +403,9 @@ def test_models_under_another_judge_do_not_join(tmp_path, capsys):
 
 def test_a_picture_is_drawn_from_the_record_alone(tmp_path, monkeypatch, capsys):
     drawn, curves = [], runs.curves
-    monkeypatch.setattr(runs, "curves", lambda data, columns: drawn.append(columns) or curves(data, columns))
+    monkeypatch.setattr(
+        runs, "curves", lambda data, columns, base: drawn.append(columns) or curves(data, columns, base)
+    )
     numbers = {"chain/0/share": 0.5, "chain/1/share": 0.6, "chain/switch_rate": 0.5, "reference/test/share": 0.9}
     more = numbers | {"chain/1/modes": 8, "reference/gaussian/share": 0.1}
     runs.redraw("ring", {"ali": [numbers], "more": [more]}, tmp_path / "curves.png")
@@ -430,14 +432,19 @@ def test_a_legend_ends_within_its_picture_if_a_name_can(name):
     assert name.startswith("long") or figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize("scores", [1, 3, 5])
 @pytest.mark.parametrize("name", ["a", "a name of some length (switch rate 0.50)", "long " * 60])
-def test_a_crowd_s_names_leave_its_panels_room(name):
-    metrics = {"chain": {str(i): {"share": 0.5} for i in (0, 1)}}
-    figure = runs.curves("ring", {f"{k} {name}": [metrics] for k in range(7)})
+def test_a_crowd_s_names_leave_its_panels_room(name, scores):
+    metrics = {"chain": {str(i): dict.fromkeys(OVER_STEPS[:scores], 0.5) for i in (0, 1)}}
+    figure = runs.curves("ring", {f"{k} {name} {k}": [metrics] for k in (3, 1, 4, 0, 5, 9, 2)})
     figure.draw_without_rendering()
-    legends = [panel.get_legend().get_window_extent() for panel in figure.axes if panel.get_legend()]
+    legends = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
     assert not figure.legends and len(legends) == 2
-    assert all(box.x1 <= figure.bbox.x1 + 1 for box in legends) and figure.axes[0].bbox.width > 300
+    assert [text.get_text()[0] for legend in legends for text in legend.get_texts()] == list("3140592"), (
+        "the record's order"
+    )
+    assert all(legend.get_window_extent().x1 <= figure.bbox.x1 + 1 for legend in legends)
+    assert min(panel.bbox.width for panel in figure.axes) > 0.5 * figure.bbox.width / scores - 20
 
 
 def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):

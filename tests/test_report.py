@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from gibbsnet.__main__ import main
-from gibbsnet.plots import save
+from gibbsnet.plots import RULE, save
 from gibbsnet.report import report
 from gibbsnet.report.charts import colours, memory, over_steps, recorded
 from gibbsnet.report.runs import Run, command, differences, find, read
@@ -236,31 +236,57 @@ def test_a_distance_s_axis_has_labels_within_a_decade(root):
     assert high < 10 * low and sum(low <= tick <= high for tick in panel.get_yticks()) >= 3
 
 
-def crowd(n, seeds=2):
-    """So many models, each with seeds, no two of one distance."""
+def crowd(names, seeds=2):
+    """Models of these names, each with seeds; no two have one median, and the two scores lie far apart."""
 
     def run(k, seed):
-        return Run(
-            Path(), metrics={"chain": {str(i): {"joint_distance": 0.1 * (k + 1) * (seed + 1)} for i in (0, 1, 10)}}
-        )
+        value = 0.1 * 2**k * (1 + 0.1 * seed)
+        chain = {str(i): {"joint_distance": value, "share": 0.01 * (k + 1 + 0.1 * seed)} for i in (0, 1, 10)}
+        return Run(Path(), metrics={"chain": chain})
 
-    return {f"model_{k:02}": [run(k, seed) for seed in range(seeds)] for k in range(n)}
+    return {name: [run(k, seed) for seed in range(seeds)] for k, name in enumerate(names)}
 
 
 @pytest.mark.parametrize("n, rows", [(2, [2]), (6, [6]), (7, [3, 4]), (11, [3, 4, 4])])
 def test_of_a_crowd_every_row_shows_a_few_models_before_the_others_in_grey(n, rows):
-    models = crowd(n)
-    palette = colours(list(models))
+    models = crowd([f"model_{k:02}" for k in reversed(range(n))])
+    palette = {model: colours(list(models))[model] for model in models}  # not in the order of the names
     figure = over_steps(Comparison("default", "ring", models), palette)
-    panels = [panel for panel in figure.axes if panel.get_visible()]
-    shown = [{line.get_color() for line in panel.lines} & {*palette.values()} for panel in panels]
-    assert [len(colors) for colors in shown] == rows and set.union(*shown) == {*palette.values()}
-    assert [len(panel.collections) for panel in panels] == rows, "bands of those shown alone"
-    assert all(len(panel.lines) == n for panel in panels), "the others stand behind"
-    assert len({panel.get_ylim() for panel in panels}) == 1, "rows are read against each other"
-    legends = [panel.get_legend() for panel in panels if panel.get_legend()]
-    names = [text.get_text() for legend in legends for text in legend.get_texts()]
-    assert names == (list(models) if len(rows) > 1 else [])
+    assert len(figure.axes) == 2 * len(rows)
+    named = []
+    for k, panel in enumerate(figure.axes):
+        assert panel.get_title("left").startswith(("joint_distance", "share")[k % 2])
+        few = [line for line in panel.lines if line.get_color() != RULE]
+        behind = [line for line in panel.lines if line.get_color() == RULE]
+        assert (len(few), len(behind)) == (rows[k // 2], n - rows[k // 2]) and len(panel.collections) == len(few)
+        assert max([line.zorder for line in behind], default=0) < min(line.zorder for line in few)
+        assert panel.get_ylim() == figure.axes[k % 2].get_ylim(), "rows are read against each other"
+        if legend := panel.get_legend():
+            assert k % 2 == 1, "at the end of its row"
+            shown = [text.get_text() for text in legend.get_texts()]
+            assert {palette[name] for name in shown} == {line.get_color() for line in few}
+            named += shown
+    assert figure.axes[0].get_ylim() != figure.axes[1].get_ylim()
+    assert named == (list(models) if len(rows) > 1 else []), "in the palette's order"
+
+
+def test_every_row_of_a_crowd_shows_the_base():
+    models = crowd("abcdefghi")
+    figure = over_steps(Comparison("default", "ring", models), colours(list(models)), base="h")
+    legends = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure.axes[1::2]]
+    assert legends == [["h", "a", "b", "c", "d"], ["h", "e", "f", "g", "i"]]
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_a_legend_takes_names_as_they_are(n):
+    """A dollar begins no formula, and two long names that differ at their end are told apart."""
+    names = ["$\\x$", *(f"a name that is longer than forty letters, of seed {k}" for k in range(n - 1))]
+    models = crowd(names)
+    figure = over_steps(Comparison("default", "ring", models), colours(names), named=True)
+    figure.canvas.draw()
+    legends = [*figure.legends, *(panel.get_legend() for panel in figure.axes if panel.get_legend())]
+    shown = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert len(set(shown)) == n and "$\\x$" in shown and max(map(len, shown)) == 40
 
 
 @pytest.mark.parametrize(
@@ -269,6 +295,7 @@ def test_of_a_crowd_every_row_shows_a_few_models_before_the_others_in_grey(n, ro
         ((0, 1, 3, 10, 100, 1000), ["0", "1", "3", "10", "100", "1000"]),
         ((0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), ["0", "1", "10", "100", "1000"]),
         ((0, 2, 4), ["0", "2", "4"]),
+        ((0, 1, 3, 6, 10, 100, 1000, 2000), ["0", "1", "3", "10", "100", "2000"]),
     ],
 )
 def test_steps_are_written_where_they_stand_clear_of_each_other(at, written):

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
@@ -20,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.runs import Run
-from gibbsnet.report.scores import Comparison, meaning, reference_spreads, scores, spreads, steps
+from gibbsnet.report.scores import Comparison, Spread, meaning, reference_spreads, scores, spreads, steps
 
 OVER_STEPS = ("class_frechet_ratio", "class_score", "joint_distance", "share", "sliced_wasserstein")
 DISTANCES = {
@@ -32,7 +33,7 @@ FOLLOWED = "val/distance"
 POINTS = 300  # per curve: more cannot be seen
 PANELS = 8
 
-# Okabe and Ito's colours without black and yellow, for lines on white, and seven that can be told from them.
+# Okabe and Ito's colours without black and yellow, for lines on white, and seven that can be told from them and from grey.
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -41,7 +42,7 @@ COLOURS = (
     "#e69f00",
     "#56b4e9",
     "#332288",
-    "#7f7f7f",
+    "#9467bd",
     "#882255",
     "#999933",
     "#8c564b",
@@ -51,7 +52,7 @@ COLOURS = (
 
 CROWD = 6  # models; of more, each row of panels shows a few
 FEW = 5
-LONGEST = 32  # letters of a name beside its row
+LONGEST = 40  # letters of a name in a legend
 DOT = 3  # pixels from a dot's middle within which no name should lie
 
 
@@ -72,57 +73,91 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def over_steps(comparison: Comparison, palette: dict[str, str]) -> Figure | None:
+def over_steps(
+    comparison: Comparison, palette: Mapping[str, str], base: str | None = None, named: bool = False
+) -> Figure | None:
     """Scores of the unclamped chain at its steps i: medians as lines, seeds as bands, references as dashes.
 
-    Of more than CROWD models every row of panels shows at most FEW, named beside it, before the medians of the others in grey.
+    Of more than CROWD models every row of panels shows a few, named beside it, before the medians of the others in grey.
+
+    base: a model that every row shows.
+    named: fewer models are named too, below the panels.
     """
     at = steps(comparison)
-    shown = [name for name in OVER_STEPS if any(spreads(comparison, ("chain", str(i), name)) for i in at)]
-    if not shown or len(at) < 2:
+    curves = {name: found for name in OVER_STEPS if (found := _over_steps(comparison, name, at))}
+    if not curves or len(at) < 2:
         return None
-    rows = _rows(list(palette))
-    columns = len(shown) if len(rows) > 1 else min(max(len(shown), 2), 3)
-    figure, axes = _panels(len(shown) * len(rows), columns)
-    for k, panel in enumerate(axes):
-        name, few = shown[k % len(shown)], rows[k // len(shown)]
-        if name in DISTANCES:
-            panel.set_yscale("log")
-        if k >= len(shown):
-            panel.sharey(axes[k % len(shown)])
-        _title(panel, name)
-        _references(panel, comparison, name, at, _edge(comparison, name, at))
-        for model, color in palette.items():
-            _line(panel, comparison, model, name, at, color if model in few else None)
-        _steps_axis(panel, at)
-    for panel, name in zip(axes, shown, strict=False):
-        _scores_axis(panel, name, _edge(comparison, name, at))
-    if len(rows) > 1:
-        for last, few in zip(axes[columns - 1 :: columns], rows, strict=True):
-            _names_beside(last, {model: palette[model] for model in few})
+    rows = _rows(list(palette), base)
+    columns = len(curves) if len(rows) > 1 else min(max(len(curves), 2), 3)
+    figure, axes = _panels(len(curves) * len(rows), columns)
+    for k, few in enumerate(rows):
+        row = axes[k * len(curves) : (k + 1) * len(curves)]
+        for panel, first, (name, found) in zip(row, axes, curves.items(), strict=False):
+            _over_steps_panel(panel, first, comparison, name, found, {m: c for m, c in palette.items() if m in few})
+        if len(rows) > 1:
+            _names(row[-1], {m: palette[m] for m in few}, loc="center left", bbox_to_anchor=(1, 0.5))
+    for first, (name, found) in zip(axes, curves.items(), strict=False):
+        _scores_axis(first, name, _edge(found, name))
+    if named and len(rows) == 1:
+        _names_below(figure, palette)
     return figure
 
 
-def _names_beside(panel: Axes, palette: Mapping[str, str]) -> None:
-    """A legend on the panel's right; a long name is cut, or the panels would have no room."""
-    handles = [
-        dot_of(model if len(model) <= LONGEST else f"{model[: LONGEST - 1]}…", color)
-        for model, color in palette.items()
-    ]
-    style = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "fontsize": 8, "labelcolor": MUTED}
-    panel.legend(handles=handles, **style)
+def _over_steps(comparison: Comparison, name: str, at: Sequence[int]) -> dict[str, dict[int, Spread]]:
+    """Model -> its spread at each step that has one."""
+    found = {i: spreads(comparison, ("chain", str(i), name)) for i in at}
+    models = {m: {i: by[m] for i, by in found.items() if m in by} for m in comparison.models}
+    return {m: curve for m, curve in models.items() if curve}
 
 
-def dot_of(model: str, color: str) -> Line2D:
-    """A model's line in a legend."""
-    return Line2D([], [], color=color, marker="o", markersize=3.5, label=model)
+def _over_steps_panel(
+    panel: Axes,
+    first: Axes,
+    comparison: Comparison,
+    name: str,
+    curves: Mapping[str, Mapping[int, Spread]],
+    palette: Mapping[str, str],
+) -> None:
+    """One score's curves, those of the palette in colour, on the axis of the first row."""
+    if name in DISTANCES:
+        panel.set_yscale("log")  # before anything is drawn: on a linear axis the 0 where a band begins would count
+    if panel is not first:
+        panel.sharey(first)
+    _title(panel, name)
+    at = steps(comparison)
+    _references(panel, comparison, name, at, _edge(curves, name))
+    for model, curve in curves.items():
+        _line(panel, curve, palette.get(model))
+    _steps_axis(panel, at)
 
 
-def _rows(models: Sequence[str]) -> list[Sequence[str]]:
-    """All models together or, where they are a crowd, in their order: rows of at most FEW, as even as can be."""
-    n = -(-len(models) // FEW) if len(models) > CROWD else 1
-    ends = [k * len(models) // n for k in range(n + 1)]
-    return [models[start:end] for start, end in pairwise(ends)]
+def _rows(models: Sequence[str], base: str | None) -> list[Sequence[str]]:
+    """All models together or, where they are a crowd, in their order, as even as can be: at most FEW to a row beside the base."""
+    if len(models) <= CROWD:
+        return [models]
+    others = [m for m in models if m != base]
+    n = -(-len(others) // FEW)
+    ends = [k * len(others) // n for k in range(n + 1)]
+    return [[m for m in models if m == base] + others[start:end] for start, end in pairwise(ends)]
+
+
+def _names(place: Axes | Figure, palette: Mapping[str, str], fontsize: float = 8, **where) -> Legend:
+    """A legend; long names are cut in their middle, or the panels would have no room."""
+    cut = {m: m if len(m) <= LONGEST else f"{m[: LONGEST // 2]}…{m[1 - LONGEST // 2 :]}" for m in palette}
+    lines = [Line2D([], [], color=c, marker="o", markersize=3.5, label=cut[m]) for m, c in palette.items()]
+    legend = place.legend(handles=lines, frameon=False, fontsize=fontsize, labelcolor=MUTED, **where)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
+
+
+def _names_below(figure: Figure, palette: Mapping[str, str]) -> None:
+    """A legend below the panels, in as many columns as fit between the edges."""
+    for columns in range(min(len(palette), 6), 0, -1):
+        legend = _names(figure, palette, 8.5, loc="outside lower center", ncols=columns)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = (1, 1000)) -> Figure | None:
@@ -232,11 +267,9 @@ def _within(frame: Bbox, box: Bbox) -> Bbox:
     return box.translated(across, max(0, frame.y0 - box.y0))
 
 
-def _line(panel: Axes, comparison: Comparison, model: str, name: str, at: Sequence[int], color: str | None) -> None:
+def _line(panel: Axes, curve: Mapping[int, Spread], color: str | None) -> None:
     """A model's medians over the steps and, where there are several, the band of its seeds; without a color medians in grey."""
-    found = {i: spreads(comparison, ("chain", str(i), name)).get(model) for i in at}
-    found = {i: spread for i, spread in found.items() if spread}
-    x, values = [_place(i) for i in found], list(found.values())
+    x, values = [_place(i) for i in curve], list(curve.values())
     medians = [v.median for v in values]
     if color is None:
         panel.plot(x, medians, color=RULE, linewidth=1, zorder=1.5)
@@ -261,10 +294,11 @@ def _steps_axis(panel: Axes, at: Sequence[int]) -> None:
 
 
 def _apart(at: Sequence[int]) -> list[int]:
-    """The steps written at the axis: 0 and powers of ten, and those of the others that stand clear of what is written."""
-    shown = [i for i in at if i == 0 or math.log10(i).is_integer()]
+    """The steps written at the axis, clear of each other: the last one before all, then 0 and powers of ten, then the others."""
     room = 0.09 * (_place(at[-1]) - _place(at[0]))
-    for i in at:
+    round_ones = [i for i in at if i == 0 or math.log10(i).is_integer()]
+    shown = []
+    for i in (at[-1], *round_ones, *at):
         if all(abs(_place(i) - _place(other)) > room for other in shown):
             shown.append(i)
     return sorted(shown)
@@ -300,11 +334,11 @@ def _name(panel: Axes, text: str, place: tuple[float, float], coordinates: str |
     )  # fmt: skip
 
 
-def _edge(comparison: Comparison, name: str, at: Sequence[int]) -> float:
+def _edge(curves: Mapping[str, Mapping[int, Spread]], name: str) -> float:
     """What a distance's axis does not go below: a tenth of the least positive value, over steps, models and seeds."""
     if name not in DISTANCES:
         return -math.inf
-    lows = [v.low for i in at for v in spreads(comparison, ("chain", str(i), name)).values()]
+    lows = [spread.low for curve in curves.values() for spread in curve.values()]
     return min((low for low in lows if 0 < low < math.inf), default=-math.inf) / 10
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from omegaconf import OmegaConf
 
-from gibbsnet.report.charts import colours, memory, over_steps, svg, training
+from gibbsnet.report.charts import CROWD, colours, memory, over_steps, svg, training
 from gibbsnet.report.html import Markup, join, raw, tag
 from gibbsnet.report.records import Record, shown_records
 from gibbsnet.report.runs import Run, command, conditions, differences, flatten
@@ -142,7 +142,7 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
         tag("h2", _name(comparison)),
         *_warnings(comparison),
         _scores(comparison, mine),
-        _curves("Along the chain", over_steps(comparison, mine), legend, CHAIN_CAPTION),
+        _curves("Along the chain", over_steps(comparison, mine), legend if len(mine) <= CROWD else [], CHAIN_CAPTION),
         _curves("Memory and drift", memory(comparison, mine), [], MEMORY_CAPTION),
         _curves("During training", training(comparison, mine), legend, TRAINING_CAPTION),
         *_pictures(comparison, mine),
@@ -154,7 +154,7 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
 
 CHAIN_CAPTION = (
     "Each score of the unclamped chain at its steps i, on a logarithmic axis. Lines are medians over seeds, bands reach from "
-    "the lowest to the highest seed, dashes are references."
+    f"the lowest to the highest seed, dashes are references. Of more than {CROWD} models a row shows a few, the others in grey."
 )
 MEMORY_CAPTION = (
     "A dot per run: how near its chain is, over how much of an example its latent keeps. A chain that remembers adds its errors "
