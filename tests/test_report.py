@@ -270,6 +270,15 @@ def test_of_a_crowd_every_row_shows_a_few_models_before_the_others_in_grey(n, ro
     assert named == (list(models) if len(rows) > 1 else []), "in the palette's order"
 
 
+@pytest.mark.parametrize("n, grey", [(6, False), (7, True)])
+def test_a_page_explains_grey_lines_where_there_are_some(tmp_path, n, grey):
+    for k in range(n):
+        make(tmp_path / "runs", f"model_{k}", 1, metrics(0.1 * (k + 1), N=0))
+    html = html_of(tmp_path / "runs")
+    (legend,) = re.findall(r"<h3>Along the chain(.*?)</h3>", html)
+    assert ("the others in grey" in html) is grey and legend.count("model_") == (0 if grey else n)
+
+
 def test_every_row_of_a_crowd_shows_the_base():
     models = crowd("abcdefghi")
     figure = over_steps(Comparison("default", "ring", models), colours(list(models)), base="h")

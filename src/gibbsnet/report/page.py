@@ -142,7 +142,7 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
         tag("h2", _name(comparison)),
         *_warnings(comparison),
         _scores(comparison, mine),
-        _curves("Along the chain", over_steps(comparison, mine), legend if len(mine) <= CROWD else [], CHAIN_CAPTION),
+        _along_the_chain(comparison, mine, legend),
         _curves("Memory and drift", memory(comparison, mine), [], MEMORY_CAPTION),
         _curves("During training", training(comparison, mine), legend, TRAINING_CAPTION),
         *_pictures(comparison, mine),
@@ -152,10 +152,18 @@ def _comparison(comparison: Comparison, palette: dict[str, str]) -> Markup:
     )
 
 
+def _along_the_chain(comparison: Comparison, palette: dict[str, str], legend: Sequence[Markup]) -> Markup | None:
+    """The chart over steps; that of a crowd names its models itself."""
+    crowd = len(palette) > CROWD
+    caption = CHAIN_CAPTION + crowd * CROWD_CAPTION
+    return _curves("Along the chain", over_steps(comparison, palette), [] if crowd else legend, caption)
+
+
 CHAIN_CAPTION = (
     "Each score of the unclamped chain at its steps i, on a logarithmic axis. Lines are medians over seeds, bands reach from "
-    f"the lowest to the highest seed, dashes are references. Of more than {CROWD} models a row shows a few, the others in grey."
+    "the lowest to the highest seed, dashes are references."
 )
+CROWD_CAPTION = " Each row shows a few models, the others in grey."
 MEMORY_CAPTION = (
     "A dot per run: how near its chain is, over how much of an example its latent keeps. A chain that remembers adds its errors "
     "up, one that forgets has nothing to add: compare distances at equal memory."
