@@ -47,7 +47,8 @@ DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
 PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
-# Data -> contender -> what sweeps/tuning.yaml found best for it there (docs/lab/tuning.md): on digits one setting for both.
+# Data -> contender -> what was found best for it there (docs/lab/tuning.md): tuned, by sweeps/tuning.yaml at its own N, on digits
+# one setting for both; nearest, of sweeps/random.yaml's settings that whose chain is nearest at 1000.
 ALIKE = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
 TUNED = {
     "digits": {"ali_tuned": [*ALIKE, "size.floor=0.439"], "gibbsnet_tuned": [*ALIKE, "size.floor_swept=0.439"]},
@@ -58,6 +59,10 @@ TUNED = {
         "gibbsnet_tuned": [
             "optim.lr=0.000784", "optim.lr_critic=0.00263", "penalty.x=0.003", "penalty.z=0.0121", "size.floor_swept=0.217",
         ],
+        "ali_nearest": [
+            "optim.lr=0.000485", "optim.lr_critic=0.00152", "penalty.x=0.0208", "penalty.z=0.157", "size.floor=0.237",
+        ],
+        "gibbsnet_nearest": [*ALIKE, "size.floor_swept=0.439"],
     },
 }  # fmt: skip
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
@@ -91,6 +96,8 @@ CONTENDERS = {
     # With what TUNED has for the data; where it has nothing, STEPS does not name them.
     "ali_tuned": [*ALI, "size.floor={own}"],
     "gibbsnet_tuned": [*OLD, "chains.unclamped.steps=[0,1]"],
+    "ali_nearest": [*ALI, "size.floor={own}"],
+    "gibbsnet_nearest": [*OLD, "chains.unclamped.steps=[0,1]"],
 }
 CALLED = {"gibbsnet": "gibbsnet_published"}
 # How many sweeps GibbsNet as published takes there.
@@ -105,7 +112,7 @@ FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.2), "digits": (0.15, 0.7), "mnist"
 RING = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_persistent": 6900,
         "gibbsnet_cycle": 6500, "gibbsnet_short": 7400, "gibbsnet_mixed": 6600,
         "gibbsnet_cut": 9200, "untied": 7700, "gibbsnet_sharp": 8000, "gibbsnet_short_sharp": 7400,
-        "ali_tuned": 9600, "gibbsnet_tuned": 7400}  # fmt: skip
+        "ali_tuned": 9600, "gibbsnet_tuned": 7400, "ali_nearest": 9600, "gibbsnet_nearest": 7400}  # fmt: skip
 GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, "gibbsnet_persistent": 9100,
         "gibbsnet_cycle": 7900, "gibbsnet_cut": 9900, "untied": 8300, "gibbsnet_sharp": 10000,
         "ali_cycle_sharp": 9200, "gibbsnet_cycle_sharp": 8500, "gibbsnet_cycle_late": 8900}  # fmt: skip

@@ -272,9 +272,9 @@ def spread_seeds(summed: Mapping[str, Mapping[str, float]]) -> list[dict[str, fl
     return [{n: spread[k] for n, spread in summed.items()} for k in ("min", "median", "max")]
 
 
-def numbers(run: Path) -> dict[str, float]:
-    """Metrics by names joined with '/', train.json's among them."""
-    metrics = json.loads((run / "metrics.json").read_text())
+def numbers(run: Path, scores: str = "metrics.json") -> dict[str, float]:
+    """Metrics by names joined with '/', train.json's among them; of the validation split they lie in another file."""
+    metrics = json.loads((run / scores).read_text())
     return dict(flat({**metrics, "train": json.loads((run / "train.json").read_text())}))
 
 

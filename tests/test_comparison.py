@@ -50,6 +50,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     cycled = [configs.pop(name) for name in ("ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_short_cycle")]
     late, low = configs.pop("gibbsnet_cycle_late"), configs.pop("gibbsnet_short_sharp")
     tuned = [configs.pop(name) for name in ("ali_tuned", "gibbsnet_tuned")]
+    nearest = [configs.pop(name) for name in ("ali_nearest", "gibbsnet_nearest")]
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
     assert late["graph"] == cycled[1]["graph"]
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
@@ -62,8 +63,9 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
         assert one["game"][key] == 1
     searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
-    for one, other in zip(tuned, (plain, short), strict=True):
-        assert set(differences(one, other)) - entailed == (searched if data in compare.TUNED else set())
+    for found, where in ((tuned, ("ring", "digits")), (nearest, ("ring",))):
+        for one, other in zip(found, (plain, short), strict=True):
+            assert set(differences(one, other)) - entailed == (searched if data in where else set())
     if data == "digits":
         assert not searched & set(differences(*tuned)) and tuned[0]["graph"]["z"]["floor"] == 0.439
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
@@ -98,7 +100,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
     untuned = set() if data in compare.TUNED else {"ali_tuned", "gibbsnet_tuned"}
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
-    points = set() if data == "ring" else {"gibbsnet_short_sharp"}
+    points = set() if data == "ring" else {"gibbsnet_short_sharp", "ali_nearest", "gibbsnet_nearest"}
     paired = set() if data == "mnist" else {"gibbsnet_short_cycle"}
     absent = left.get(data, set()) | moved | untuned | cycled | points | paired
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == absent

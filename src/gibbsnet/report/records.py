@@ -13,7 +13,7 @@ from gibbsnet.report.html import Markup, raw, tag
 from gibbsnet.report.runs import is_png
 
 # Of the pages, in the order in which they are shown: plain words, every number, and the lab book; then what else lies in lab/.
-NAMES = ("findings", "results", "comparison", "stability", "abilities")
+NAMES = ("findings", "results", "comparison", "stability", "abilities", "settings")
 LAB = ("comparison", "stability", "tuning", "levels", "labels", "fills", "modes", "judge")
 USUAL = "docs"  # this project's own
 ABOUT = (
