@@ -36,7 +36,13 @@ def experiment(data: str) -> str:
 
 
 def options(arguments: Sequence[str], **defaults: str) -> tuple[dict[str, str], list[str]]:
-    """The command line's key=value over the defaults; and what has another key, which is every run's setting."""
+    """The command line's key=value over the defaults; and what has another key, which is every run's setting.
+
+    Raises:
+        SystemExit: such a key without a value, in one line.
+    """
+    if bare := [a for a in arguments if a in defaults]:
+        raise SystemExit(f"{bare[0]}: expected {bare[0]}=VALUE")
     own = [a for a in arguments if a.partition("=")[0] in defaults]
     return {**defaults, **dict(a.split("=", 1) for a in own)}, [a for a in arguments if a not in own]
 

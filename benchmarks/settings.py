@@ -2,27 +2,27 @@ r"""What is the model, and what its settings: python -m benchmarks.settings [rin
 
 Trial n of sweeps/random.yaml draws the same random setting (rates, penalties, the floor under q) for every model.  Each is
 trained to its end, in equal time, and scored along its chain on the validation split.  So models are compared setting by setting,
-one and the same for both, at settings that nobody chose.  Writes docs/settings.json, .md and docs/figures/settings_ring.png once
-all models are there.  Models may be trained side by side, a command for each; what is finished is not run again; folders:
-runs/sweeps/random_DATA_MODEL/TRIAL.  Further settings are every trial's.
+one and the same for both, at settings that nobody chose.  Writes docs/settings.json, .md and docs/figures/settings_ring.png.
+With `models=` of one model it trains and scores that one, so that two commands may do it side by side, and writes nothing.  What
+is finished is not run again; folders: runs/sweeps/random_DATA_MODEL/TRIAL.
 """
 
 import json
-import shlex
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from benchmarks.compare import STEPS, kept, rows
-from benchmarks.runs import cell, in_one_line, lasting, matches, numbers, options, summary
+from benchmarks.runs import cell, in_one_line, matches, numbers, options
 from gibbsnet import plots
 from gibbsnet.config import load, read
 from gibbsnet.evaluate import evaluate
+from gibbsnet.report.scores import meaning
 from gibbsnet.sweep import sweep
 
 BASE, OTHER = "ali", "gibbsnet"
@@ -34,14 +34,8 @@ MODELS = {
         OTHER: ["experiment=ring_stable", f"steps={STEPS['ring']['gibbsnet_short']}"],
     }
 }
+ALONE = ["trainer.threads=1", "tracking.mode=disabled"]  # as two of them run side by side
 LATE, BAND, COLOUR = "chain/1000/joint_distance", "reference/test/joint_distance", "penalty.x"
-HIGHER = (
-    "share",
-    "modes",
-    "same_class",
-    "non_gaussianity",
-    "probe_accuracy",
-)  # by a name's last part: the more, the better
 # What is drawn: metric -> what its axis is called, whether it is logarithmic.
 DRAWN = {
     LATE: ("joint_distance at i = 1000", True),
@@ -49,31 +43,48 @@ DRAWN = {
     "reconstruction/z/same_class": ("z keeps the mode", False),
 }
 SHOWN = 5  # settings of each model in the table of the nearest
+CAPTION = (
+    f"*A dot is a setting, coloured by its {COLOUR}. Dotted: the band, below which 95 % of real pairs are from real pairs "
+    "(median of the trials).*"
+)
+HEAD = """# The same random settings for two models
+
+What it says: [findings.md](findings.md); what was expected: [lab](lab/tuning.md#the-ring-at-the-same-random-settings).
+Names: [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml).
+"7 : 3" is ahead in seven settings and behind in three; a number in parentheses says how
+many trials have the score, where a model that has collapsed lacks it."""
 
 
-def trials(data: str, model: str, more: Sequence[str]) -> list[dict]:
+def trials(data: str, model: str) -> list[dict]:
     """A model's trials, in their order: their setting and what is recorded of their scores on the validation split.
 
     Raises:
-        SystemExit: a sweep that cannot go on, or a trial that failed, in one line.
+        SystemExit: a sweep that cannot go on, a trial that failed, or one whose scores are not finite, in one line.
     """
     where = Path("runs", "sweeps", f"random_{data}_{model}")
     with in_one_line():
-        sweep([PLAN.as_posix(), *MODELS[data][model], *more, f"out={where}"])
-        found = json.loads((where / "sweep.json").read_text())["trials"]
-        if failed := [t for t in found if t["state"] != "complete"]:
-            raise SystemExit(f"{where}/{failed[0]['number']}: {failed[0]['state']}, {failed[0]['error']}")
-        return [{"params": t["params"], **scored(where / str(t["number"]), data)} for t in found]
+        sweep([PLAN.as_posix(), *MODELS[data][model], *ALONE, f"out={where}"])
+    swept = json.loads((where / "sweep.json").read_text())["trials"]
+    if failed := [t for t in swept if t["state"] != "complete"]:
+        raise SystemExit(f"{where}/{failed[0]['number']}: {failed[0]['state']}, {failed[0]['error']}")
+    found = [{"params": t["params"], **scored(where / str(t["number"]), data)} for t in swept]
+    for t, trial in zip(swept, found, strict=True):
+        if lacking := [name for name in (*DRAWN, BAND) if name not in trial]:
+            raise SystemExit(
+                f"{where}/{t['number']}: expected a finite {lacking[0]}, without which nothing is recorded"
+            )
+    return found
 
 
 def scored(run: Path, data: str) -> dict[str, float]:
     """What is recorded of a run on the validation split; one that has its scores is not scored again."""
     if not (run / "metrics_validation.json").exists():
-        evaluate(load([f"run={run}", "evaluation.split=validation"], into=read(run), command="evaluate"))
+        with in_one_line():
+            evaluate(load([f"run={run}", "evaluation.split=validation"], into=read(run), command="evaluate"))
     return kept(numbers(run, "metrics_validation.json"), data)
 
 
-def together(models: Mapping[str, Sequence[Mapping]]) -> list[dict]:
+def same_settings(models: Mapping[str, Sequence[Mapping]]) -> list[dict]:
     """The settings, which are one for all models.
 
     Raises:
@@ -86,43 +97,35 @@ def together(models: Mapping[str, Sequence[Mapping]]) -> list[dict]:
     return settings
 
 
-def better(name: str, ours: float, theirs: float) -> bool:
-    """Whether the first is ahead of the second in this metric."""
-    return ours > theirs if name.rpartition("/")[2] in HIGHER else ours < theirs
+def ahead(models: Mapping[str, Sequence[Mapping]], name: str) -> tuple[int, int]:
+    """In how many settings GibbsNet is ahead in this metric, and in how many behind."""
+    pairs = [(ours[name], theirs[name]) for theirs, ours in zip(models[BASE], models[OTHER], strict=True)
+             if name in ours and name in theirs]  # fmt: skip
+    gains = [_better(name) * (ours - theirs) for ours, theirs in pairs]
+    return sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
 
 
-def counts(models: Mapping[str, Sequence[Mapping]], name: str) -> int:
-    """In how many settings GibbsNet is ahead."""
-    return sum(better(name, ours[name], theirs[name]) for theirs, ours in zip(models[BASE], models[OTHER], strict=True))
+def _better(name: str) -> int:
+    """+1 or -1: more of it is better, or less; 0: neither, as of non_gaussianity, or no model's, as of a reference."""
+    return 0 if name.startswith("reference/") else meaning(tuple(name.split("/"))).better
 
 
-def section(data: str, found: Mapping) -> list[str]:
+def section(data: str, models: Mapping[str, Sequence[Mapping]]) -> list[str]:
     """A data set's part of docs/settings.md."""
-    models = found["models"]
-    number, columns = len(models[BASE]), {m: summary(_scores(of)) for m, of in models.items()}
-    names = [n for row in rows(data) for n in matches(row, columns) if all(n in column for column in columns.values())]
-    lines = [f"## {data}", "", f"`{shlex.join(['python', '-m', 'benchmarks.settings', data, *found['settings']])}`", ""]
-    lines += [f"| median [least .. greatest] of {number} settings | {BASE} | {OTHER} | {OTHER} ahead in |"]
+    number, known = len(models[BASE]), {m: {n: 0 for trial in of for n in trial} for m, of in models.items()}
+    lines = [f"## {data}", "", f"`python -m benchmarks.settings {data}`", ""]
+    lines += [f"| median [least .. greatest] of {number} settings | {BASE} | {OTHER} | {OTHER} ahead : behind |"]
     lines += ["|---|---:|---:|---:|"]
-    for n in names:
-        ahead = counts(models, n) if _ranked(n) else "-"
-        lines.append(f"| {n} | {cell(columns[BASE][n])} | {cell(columns[OTHER][n])} | {ahead} |")
-    drawn = [
-        f"![{data}](figures/settings_{data}.png)",
-        "",
-        "*A dot is a setting; dotted: what real pairs show against real pairs.*",
-        "",
-    ]
-    return [*lines, "", *_nearest(models), "", *drawn]
+    for name in [n for row in rows(data) for n in matches(row, known) if all(n in of for of in known.values())]:
+        spreads = [_spread([t[name] for t in models[m] if name in t], number) for m in (BASE, OTHER)]
+        count = " : ".join(map(str, ahead(models, name))) if _better(name) else "-"
+        lines.append(f"| {name} | {' | '.join(spreads)} | {count} |")
+    return [*lines, "", *_nearest(models), "", f"![{data}](figures/settings_{data}.png)", "", CAPTION, ""]
 
 
-def _scores(trials: Sequence[Mapping]) -> list[dict]:
-    return [{k: v for k, v in trial.items() if k != "params"} for trial in trials]
-
-
-def _ranked(name: str) -> bool:
-    """Whether more of it, or less, is better: a chain may move as it likes, time is equal, and references are no model's."""
-    return not name.startswith(("train/", "reference/")) and name != "chain/switch_rate"
+def _spread(values: Sequence[float], number: int) -> str:
+    told = cell({"median": statistics.median(values), "min": min(values), "max": max(values)})
+    return told if len(values) == number else f"{told} ({len(values)})"
 
 
 def _nearest(models: Mapping[str, Sequence[Mapping]]) -> list[str]:
@@ -137,28 +140,20 @@ def _nearest(models: Mapping[str, Sequence[Mapping]]) -> list[str]:
     return lines
 
 
-def draw(data: str, found: Mapping) -> Figure:
-    """Of every setting what ALI has and what GibbsNet has; on the line they are level.  Dotted: the band of real pairs."""
-    models, width = found["models"], 3.3 * len(DRAWN)
-    figure = Figure(figsize=(width + 1, 3.7), dpi=plots.DPI, layout="constrained")
+def draw(models: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """Of every setting what ALI has and what GibbsNet has; on the line they are level."""
+    figure = Figure(figsize=(3.3 * len(DRAWN) + 1, 3.7), dpi=plots.DPI, layout="constrained")
     penalties = [float(t["params"][COLOUR]) for t in models[BASE]]
     for axes, (name, (called, log)) in zip(figure.subplots(1, len(DRAWN)), DRAWN.items(), strict=True):
         x, y = ([t[name] for t in models[m]] for m in (BASE, OTHER))
-        dots = axes.scatter(x, y, c=penalties, norm=LogNorm(), cmap=matplotlib.colormaps["viridis"], s=26, linewidths=0)
+        dots = axes.scatter(x, y, c=penalties, norm=LogNorm(), cmap="viridis", s=26, linewidths=0)
         _level(axes, [*x, *y], log)
-        if name == LATE:
-            for line, m in ((axes.axvline, BASE), (axes.axhline, OTHER)):
-                line(
-                    summary(_scores(models[m]))[BAND]["median"],
-                    color=plots.MUTED,
-                    linewidth=0.8,
-                    linestyle=":",
-                    zorder=0,
-                )
-        side = "above" if better(name, 1, 0) else "below"
-        title = f"{called}\n{OTHER} ahead in {counts(models, name)} of {len(x)}: {side} the line"
+        side = "above" if _better(name) > 0 else "below"
+        title = f"{called}\n{OTHER} ahead in {ahead(models, name)[0]} of {len(x)}: {side} the line"
         axes.set_title(title, size=9, color=plots.INK, loc="left")
         axes.set(xlabel=BASE, ylabel=OTHER)
+        if name == LATE:
+            _dotted(axes, models)
     figure.colorbar(dots, label=COLOUR)
     return figure
 
@@ -173,15 +168,15 @@ def _level(axes: Axes, values: Sequence[float], log: bool) -> None:
     axes.set(xlim=ends, ylim=ends, box_aspect=1)
 
 
-HEAD = """# The same random settings for two models
+def _dotted(axes: Axes, models: Mapping[str, Sequence[Mapping]]) -> None:
+    """The band of each, whose features of z are its own."""
+    for line, m in ((axes.axvline, BASE), (axes.axhline, OTHER)):
+        line(statistics.median(t[BAND] for t in models[m]), color=plots.MUTED, linewidth=0.8, linestyle=":", zorder=0)
 
-What it says: [findings.md](findings.md); what was expected: [lab](lab/tuning.md#the-ring-at-the-same-random-settings).
-Names: [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml)."""
 
-
-def page(record: Mapping) -> list[str]:
+def page(record: Mapping[str, Mapping]) -> list[str]:
     """docs/settings.md."""
-    return [*HEAD.split("\n"), "", *(line for data, found in record.items() for line in section(data, found))]
+    return [*HEAD.split("\n"), "", *(line for data, models in record.items() for line in section(data, models))]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -189,19 +184,22 @@ def main(arguments: Sequence[str]) -> None:
     if data not in MODELS:
         raise SystemExit(f"which data? One of {', '.join(MODELS)}, for example python -m benchmarks.settings ring")
     chosen, more = options(given, models=",".join(MODELS[data]))
+    if more:
+        raise SystemExit(f"{more[0]}: expected models=NAMES alone; what is trained stands in {PLAN} and in this file")
     models = chosen["models"].split(",")
     if unknown := [m for m in models if m not in MODELS[data]]:
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(MODELS[data])}")
-    found = {"settings": lasting(more), "models": {m: trials(data, m, more) for m in models}}
-    if missing := [m for m in MODELS[data] if m not in models]:
-        print(f"trained and scored: {', '.join(models)}; nothing is written before {', '.join(missing)} has been, too")
+    found = {m: trials(data, m) for m in MODELS[data] if m in models}
+    if found.keys() != MODELS[data].keys():
+        print(f"{', '.join(found)}: trained and scored; the command without models= writes what was found")
         return
-    together(found["models"])
+    same_settings(found)
     path = Path("docs", "settings.json")
     record = (json.loads(path.read_text()) if path.exists() else {}) | {data: found}
+    text, figure = "\n".join(page(record)), draw(found)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n".join(page(record)))
-    plots.save(draw(data, found), Path("docs", "figures", f"settings_{data}.png"))
+    path.with_suffix(".md").write_text(text)
+    plots.save(figure, Path("docs", "figures", f"settings_{data}.png"))
     print("\n".join(section(data, found)))
 
 

@@ -5,24 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, settings
+from benchmarks import compare, runs, settings
 from gibbsnet.config import differences, load
 from gibbsnet.sweep.file import read
 from gibbsnet.sweep.search import Search
 
 REPOSITORY = Path(__file__).parents[1]
+RATE = "chain/switch_rate"
 
 
-def trial(distance, share, kept=0.5, penalty="0.1"):
+def trial(distance, share, kept=0.5, penalty="0.1", band=0.15):
     scores = {settings.LATE: distance, "chain/3/share": share, "reconstruction/z/same_class": kept}
-    return {"params": {"penalty.x": penalty}, **scores, "chain/switch_rate": 0.5, "train/steps": 9, settings.BAND: 0.15}
+    return {"params": {"penalty.x": penalty}, **scores, RATE: 0.5, "train/steps": 9, settings.BAND: band}
 
 
 MODELS = {
     "ali": [trial(0.1, 0.5), trial(0.2, 0.5, penalty="0.01"), trial(0.3, 0.5, kept=0.7)],
-    "gibbsnet": [trial(0.2, 0.9), trial(0.1, 0.4, penalty="0.01"), trial(0.1, 0.5)],
+    "gibbsnet": [trial(0.2, 0.9, band=0.25), trial(0.1, 0.4, penalty="0.01", band=0.25), trial(0.1, 0.5, band=0.25)],
 }
-FOUND = {"settings": [], "models": MODELS}
+COLLAPSED = {**MODELS, "gibbsnet": [*MODELS["gibbsnet"][:2], {n: v for n, v in trial(0.1, 0.5).items() if n != RATE}]}
 
 
 def test_a_plan_draws_the_same_settings_for_every_model_and_stops_none(tmp_path):
@@ -48,29 +49,34 @@ def test_both_are_trained_as_the_contenders_of_the_comparison_are():
         assert here["steps"] == compare.STEPS["ring"][contender]
 
 
-def test_more_is_better_of_shares_and_less_of_distances():
-    assert settings.counts(MODELS, "chain/3/share") == 1, "level is not ahead"
-    assert settings.counts(MODELS, settings.LATE) == 2
-    assert settings.better("reconstruction/z/same_class", 0.9, 0.8) and settings.better(
-        "reconstruction/z/mse", 0.8, 0.9
-    )
+def test_more_is_better_of_shares_less_of_distances_and_of_some_scores_neither():
+    assert settings.ahead(MODELS, "chain/3/share") == (1, 1), "level is neither"
+    assert settings.ahead(MODELS, settings.LATE) == (2, 1)
+    assert settings.ahead(MODELS, "reconstruction/z/same_class") == (0, 1)
+    assert settings.ahead(MODELS, settings.BAND) == settings.ahead(COLLAPSED, RATE) == (0, 0)
 
 
 def test_a_page_counts_settings_and_names_the_nearest():
-    text = "\n".join(settings.section("ring", FOUND))
+    text = "\n".join(settings.section("ring", COLLAPSED))
     assert "`python -m benchmarks.settings ring`" in text
-    assert "| chain/1000/joint_distance | 0.2 [0.1 .. 0.3] | 0.1 [0.1 .. 0.2] | 2 |" in text
-    assert "| chain/switch_rate | 0.5 | 0.5 | - |" in text and "| train/steps | 9 | 9 | - |" in text
+    assert "| chain/1000/joint_distance | 0.2 [0.1 .. 0.3] | 0.1 [0.1 .. 0.2] | 2 : 1 |" in text
+    assert "| chain/switch_rate | 0.5 | 0.5 (2) | 0 : 0 |" in text and "| train/steps | 9 | 9 | - |" in text
     rows = [line for line in text.split("\n") if line.startswith(("| ali (", "| gibbsnet ("))]
     assert rows[:2] == ["| ali (0) | 0.1 | 0.1 | 0.5 | 0.5 |", "| ali (1) | 0.01 | 0.2 | 0.5 | 0.5 |"]
     assert rows[3].startswith("| gibbsnet (1) | 0.01 | 0.1 |")
 
 
 def test_a_figure_has_a_dot_for_each_setting_and_says_which_side_is_whose():
-    late, share, _ = settings.draw("ring", FOUND).axes[:3]
-    assert late.collections[0].get_offsets().tolist() == [[0.1, 0.2], [0.2, 0.1], [0.3, 0.1]]
+    late, share, _ = settings.draw(MODELS).axes[:3]
+    dots = late.collections[0]
+    assert dots.get_offsets().tolist() == [[0.1, 0.2], [0.2, 0.1], [0.3, 0.1]] and list(dots.get_array()) == [
+        0.1,
+        0.01,
+        0.1,
+    ]
+    upright, flat = late.lines[1:]
     assert (
-        [line.get_xdata()[0] for line in late.lines[1:2]] == [line.get_ydata()[0] for line in late.lines[2:]] == [0.15]
+        list(upright.get_xdata()) == [0.15, 0.15] and list(flat.get_ydata()) == [0.25, 0.25] and len(share.lines) == 1
     )
     assert late.get_xscale() == "log" and late.get_xlim() == late.get_ylim()
     assert "gibbsnet ahead in 2 of 3: below the line" in late.get_title(loc="left")
@@ -83,23 +89,15 @@ def swept(folder, trials):
         run = folder / str(n)
         run.mkdir(parents=True)
         (run / "train.json").write_text('{"steps": 9}')
-        scores = {
-            "chain": {
-                "1000": {"joint_distance": t[settings.LATE]},
-                "3": {"share": t["chain/3/share"]},
-                "switch_rate": 0.5,
-            }
-        }
-        scores["reference"] = {"test": {"joint_distance": t[settings.BAND]}}
-        scores["reconstruction"] = {"z": {"same_class": t["reconstruction/z/same_class"]}}
-        (run / "metrics_validation.json").write_text(json.dumps(scores))
+        scores = {name: value for name, value in t.items() if name not in ("params", "train/steps")}
+        (run / "metrics_validation.json").write_text(json.dumps(runs.nested(scores)))
     states = [{"number": n, "state": "complete", "params": t["params"], "error": None} for n, t in enumerate(trials)]
     (folder / "sweep.json").write_text(json.dumps({"trials": states}))
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder of two finished sweeps, which are not run again."""
+    """A folder of two finished sweeps, which are not run again, and what was asked of them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     asked = []
@@ -109,29 +107,52 @@ def place(tmp_path, monkeypatch):
     return tmp_path, asked
 
 
-def test_what_was_found_is_written_once_both_are_there(place, capsys):
+def test_what_was_found_is_written_of_both_and_of_one_nothing(place, capsys):
     folder, asked = place
-    settings.main(["models=gibbsnet", "trainer.threads=1"])
-    assert "nothing is written before ali has been" in capsys.readouterr().out and not list((folder / "docs").iterdir())
-    out = "out=runs/sweeps/random_ring_gibbsnet"
-    assert asked == [["sweeps/random.yaml", "experiment=ring_stable", "steps=7400", "trainer.threads=1", out]]
-    settings.main(["ring", "trainer.threads=1"])
+    settings.main(["models=gibbsnet"])
+    assert "gibbsnet: trained and scored; the command without models= writes" in capsys.readouterr().out
+    assert not list((folder / "docs").iterdir())
+    alone, out = ["trainer.threads=1", "tracking.mode=disabled"], "out=runs/sweeps/random_ring_gibbsnet"
+    assert asked == [["sweeps/random.yaml", "experiment=ring_stable", "steps=7400", *alone, out]]
+    settings.main(["ring"])
     record = json.loads((folder / "docs" / "settings.json").read_text())
-    assert record == {"ring": {"settings": [], "models": MODELS}}
-    assert "ahead in" in (folder / "docs" / "settings.md").read_text()
+    assert record == {"ring": MODELS} and list(record["ring"]) == ["ali", "gibbsnet"]
+    assert "ahead : behind" in (folder / "docs" / "settings.md").read_text()
     assert (folder / "docs" / "figures" / "settings_ring.png").stat().st_size > 1000
 
 
-def test_other_settings_and_failed_trials_are_refused_and_nothing_is_written(place):
+def test_a_trial_without_scores_is_scored_on_the_validation_split(place, monkeypatch):
     folder, _ = place
-    path = folder / "runs" / "sweeps" / "random_ring_gibbsnet" / "sweep.json"
-    content = json.loads(path.read_text())
+    run = folder / "runs" / "sweeps" / "random_ring_ali" / "1"
+    (run / "config.yaml").write_text(json.dumps(load(["experiment=ring", f"run={run}"])))
+    scores, asked = (run / "metrics_validation.json").read_text(), []
+    (run / "metrics_validation.json").unlink()
+
+    def evaluate(config):
+        asked.append((config["run"], config["evaluation"]["split"]))
+        (run / "metrics_validation.json").write_text(scores)
+
+    monkeypatch.setattr(settings, "evaluate", evaluate)
+    settings.main([])
+    assert asked == [("runs/sweeps/random_ring_ali/1", "validation")]
+    assert json.loads((folder / "docs" / "settings.json").read_text()) == {"ring": MODELS}
+
+
+def test_other_settings_failed_trials_and_scores_that_are_missing_are_refused_and_nothing_is_written(place):
+    folder, _ = place
+    sweep = folder / "runs" / "sweeps" / "random_ring_gibbsnet"
+    content = json.loads((sweep / "sweep.json").read_text())
     content["trials"][1]["params"]["penalty.x"] = "0.2"
-    path.write_text(json.dumps(content))
+    (sweep / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="gibbsnet and ali have not the same trials"):
         settings.main([])
+    scores = json.loads((sweep / "1" / "metrics_validation.json").read_text())
+    scores["chain"]["1000"]["joint_distance"] = None
+    (sweep / "1" / "metrics_validation.json").write_text(json.dumps(scores))
+    with pytest.raises(SystemExit, match="random_ring_gibbsnet/1: expected a finite chain/1000/joint_distance"):
+        settings.main([])
     content["trials"][2] |= {"state": "failed", "error": "exit code 1: diverged"}
-    path.write_text(json.dumps(content))
+    (sweep / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="random_ring_gibbsnet/2: failed, exit code 1: diverged"):
         settings.main([])
     assert not list((folder / "docs").iterdir())
@@ -139,15 +160,32 @@ def test_other_settings_and_failed_trials_are_refused_and_nothing_is_written(pla
 
 @pytest.mark.parametrize(
     "words, said",
-    [(["grid"], "which data. One of ring"), (["models=hali"], "models=hali: expected some of ali, gibbsnet")],
+    [
+        (["grid"], "which data. One of ring"),
+        (["models=hali"], "models=hali: expected some of ali, gibbsnet"),
+        (["trials=12"], "trials=12: expected models=NAMES alone"),
+        (["ring", "models"], "models: expected models=VALUE"),
+    ],
 )
 def test_what_is_not_known_is_one_line(words, said):
     with pytest.raises(SystemExit, match=said):
         settings.main(words)
 
 
+def recorded():
+    return json.loads((REPOSITORY / "docs" / "settings.json").read_text())
+
+
 def test_the_page_of_settings_is_that_of_the_record():
-    record = json.loads((REPOSITORY / "docs" / "settings.json").read_text())
+    record = recorded()
     assert "\n".join(settings.page(record)) == (REPOSITORY / "docs" / "settings.md").read_text()
-    for found in record.values():
-        assert len(settings.together(found["models"])) == read(REPOSITORY / settings.PLAN).cap
+    for models in record.values():
+        assert len(settings.same_settings(models)) == read(REPOSITORY / settings.PLAN).cap
+
+
+@pytest.mark.parametrize("model, floor", [("ali", "size.floor"), ("gibbsnet", "size.floor_swept")])
+def test_the_nearest_contenders_have_the_setting_that_was_nearest(model, floor):
+    nearest = min(recorded()["ring"][model], key=lambda t: t[settings.LATE])["params"]
+    said = dict(word.split("=") for word in compare.TUNED["ring"][f"{model}_nearest"])
+    said["graph.z.floor"] = said.pop(floor)
+    assert {k: float(v) for k, v in said.items()} == pytest.approx({k: float(v) for k, v in nearest.items()}, rel=5e-3)
