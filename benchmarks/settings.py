@@ -44,8 +44,8 @@ DRAWN = {
 }
 SHOWN = 5  # settings of each model in the table of the nearest
 CAPTION = (
-    f"*A dot is a setting, coloured by its {COLOUR}. Dotted: the band, below which 95 % of real pairs are from real pairs "
-    "(median of the trials).*"
+    f"*A dot is a setting; grey: level; colour: {COLOUR}. Dotted: the band, under which 95 % of real pairs are when held against "
+    "real pairs (median of the trials). Near a share of zero nothing was learned.*"
 )
 HEAD = """# The same random settings for two models
 
