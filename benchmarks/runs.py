@@ -330,7 +330,7 @@ def table(columns: Mapping[str, Mapping], rows: Sequence[str], sign: str = "") -
     return lines + [f"| {n} | " + " | ".join(cell(c.get(n), sign) for c in columns.values()) + " |" for n in expanded]
 
 
-def matches(row: str, columns: Mapping[str, Mapping]) -> list[str]:
+def matches(row: str, columns: Mapping[str, Iterable[str]]) -> list[str]:
     if "*" not in row:
         return [row]
     head, tail = row.split("*")

@@ -112,7 +112,7 @@ def _better(name: str) -> int:
 
 def section(data: str, models: Mapping[str, Sequence[Mapping]]) -> list[str]:
     """A data set's part of docs/settings.md."""
-    number, known = len(models[BASE]), {m: {n: 0 for trial in of for n in trial} for m, of in models.items()}
+    number, known = len(models[BASE]), {m: {name for trial in of for name in trial} for m, of in models.items()}
     lines = [f"## {data}", "", f"`python -m benchmarks.settings {data}`", ""]
     lines += [f"| median [least .. greatest] of {number} settings | {BASE} | {OTHER} | {OTHER} ahead : behind |"]
     lines += ["|---|---:|---:|---:|"]
@@ -150,8 +150,9 @@ def draw(models: Mapping[str, Sequence[Mapping]]) -> Figure:
         _level(axes, [*x, *y], log)
         side = "above" if _better(name) > 0 else "below"
         title = f"{called}\n{OTHER} ahead in {ahead(models, name)[0]} of {len(x)}: {side} the line"
-        axes.set_title(title, size=9, color=plots.INK, loc="left")
+        axes.set_title(title, size=8.5, color=plots.INK, loc="left")
         axes.set(xlabel=BASE, ylabel=OTHER)
+        axes.spines[:].set(color=plots.RULE)
         if name == LATE:
             _dotted(axes, models)
     figure.colorbar(dots, label=COLOUR)
