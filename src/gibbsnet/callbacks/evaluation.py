@@ -19,6 +19,8 @@ from .readings import is_due
 class Evaluation(pl.Callback):
     """Every `every` batches, and after the last one: numbers to the history, figures to <run>/figures, all to the tracker.
 
+    A limit of time makes a last batch too; a signal does not, for who sends it may not wait.
+
     All ranks measure, so that they may share the work; rank 0 draws and records. Its numbers are everybody's, as val/<metric>
     in the trainer's `callback_metrics`.
 
@@ -45,7 +47,7 @@ class Evaluation(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Evaluates where it is due."""
-        if is_due(trainer, self.every):
+        if is_due(trainer, self.every) or (self.every and trainer.should_stop):
             with self.paused():
                 self._evaluate(trainer, pl_module)
 
