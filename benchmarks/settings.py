@@ -1,8 +1,8 @@
-r"""What is the model, and what its settings: python -m benchmarks.settings [ring] [models=ali,gibbsnet]
+r"""What is the model, and what its settings: python -m benchmarks.settings [ring|digits] [models=ali,gibbsnet]
 
 Trial n of sweeps/random.yaml draws the same random setting (rates, penalties, the floor under q) for every model.  Each is
 trained to its end, in equal time, and scored along its chain on the validation split.  So models are compared setting by setting,
-one and the same for both, at settings that nobody chose.  Writes docs/settings.json, .md and docs/figures/settings_ring.png.
+one and the same for both, at settings that nobody chose.  Writes docs/settings.json, .md and docs/figures/settings_DATA.png.
 With `models=` of one model it trains and scores that one, so that two commands may do it side by side, and writes nothing.  What
 is finished is not run again; folders: runs/sweeps/random_DATA_MODEL/TRIAL.
 """
@@ -12,9 +12,10 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from benchmarks.compare import STEPS, kept, rows
@@ -32,20 +33,56 @@ MODELS = {
     "ring": {
         BASE: ["experiment=ring", "model=ali", "chains.unclamped.steps=0", f"steps={STEPS['ring']['ali']}"],
         OTHER: ["experiment=ring_stable", f"steps={STEPS['ring']['gibbsnet_short']}"],
-    }
+    },
+    "digits": {
+        BASE: ["experiment=digits", "model=ali", "chains.unclamped.steps=0", f"steps={STEPS['digits']['ali']}"],
+        OTHER: ["experiment=digits", f"steps={STEPS['digits']['gibbsnet_short']}"],
+    },
 }
 ALONE = ["trainer.threads=1", "tracking.mode=disabled"]  # as two of them run side by side
-LATE, BAND, COLOUR = "chain/1000/joint_distance", "reference/test/joint_distance", "penalty.x"
-# What is drawn: metric -> what its axis is called, whether it is logarithmic.
-DRAWN = {
-    LATE: ("joint_distance at i = 1000", True),
-    "chain/3/share": ("share near a mode at i = 3", False),
-    "reconstruction/z/same_class": ("z keeps the mode", False),
+LATE, BAND = "chain/1000/joint_distance", "reference/test/joint_distance"
+
+
+class Chart(NamedTuple):
+    """What is drawn of a data set, each model on an axis of its own.
+
+    drawn: metric -> what its axes are called, whether they are logarithmic.
+    colour: the setting that colours a dot.
+    learned: what tells those that learned nothing.
+    """
+
+    drawn: Mapping[str, tuple[str, bool]]
+    colour: str
+    logarithmic: bool
+    learned: str
+
+
+CHARTS = {
+    "ring": Chart(
+        {
+            LATE: ("joint_distance at i = 1000", True),
+            "chain/3/share": ("share near a mode at i = 3", False),
+            "reconstruction/z/same_class": ("z keeps the mode", False),
+        },
+        "penalty.x",
+        True,
+        "Near a share of zero nothing was learned.",
+    ),
+    "digits": Chart(
+        {
+            LATE: ("joint_distance at i = 1000", True),
+            "chain/3/class_score": ("class score at i = 3", False),
+            "reconstruction/z/same_class": ("z keeps the class", False),
+        },
+        "graph.z.floor",
+        False,
+        "Near a class score of one nothing was learned.",
+    ),
 }
 SHOWN = 5  # settings of each model in the table of the nearest
 CAPTION = (
-    f"*A dot is a setting; grey: level; colour: {COLOUR}. Dotted: the band, under which 95 % of real pairs are when held against "
-    "real pairs (median of the trials). Near a share of zero nothing was learned.*"
+    "*A dot is a setting; grey: level; colour: {colour}. Dotted: the band, under which 95 % of real pairs are when held against "
+    "real pairs (median of the trials). {learned}*"
 )
 HEAD = """# The same random settings for two models
 
@@ -69,7 +106,7 @@ def trials(data: str, model: str) -> list[dict]:
         raise SystemExit(f"{where}/{failed[0]['number']}: {failed[0]['state']}, {failed[0]['error']}")
     found = [{"params": t["params"], **scored(where / str(t["number"]), data)} for t in swept]
     for t, trial in zip(swept, found, strict=True):
-        if lacking := [name for name in (*DRAWN, BAND) if name not in trial]:
+        if lacking := [name for name in (*CHARTS[data].drawn, BAND) if name not in trial]:
             raise SystemExit(
                 f"{where}/{t['number']}: expected a finite {lacking[0]}, without which nothing is recorded"
             )
@@ -120,7 +157,9 @@ def section(data: str, models: Mapping[str, Sequence[Mapping]]) -> list[str]:
         spreads = [_spread([t[name] for t in models[m] if name in t], number) for m in (BASE, OTHER)]
         count = " : ".join(map(str, ahead(models, name))) if _better(name) else "-"
         lines.append(f"| {name} | {' | '.join(spreads)} | {count} |")
-    return [*lines, "", *_nearest(models), "", f"![{data}](figures/settings_{data}.png)", "", CAPTION, ""]
+    chart = CHARTS[data]
+    caption = CAPTION.format(colour=chart.colour, learned=chart.learned)
+    return [*lines, "", *_nearest(models, chart), "", f"![{data}](figures/settings_{data}.png)", "", caption, ""]
 
 
 def _spread(values: Sequence[float], number: int) -> str:
@@ -128,25 +167,27 @@ def _spread(values: Sequence[float], number: int) -> str:
     return told if len(values) == number else f"{told} ({len(values)})"
 
 
-def _nearest(models: Mapping[str, Sequence[Mapping]]) -> list[str]:
+def _nearest(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> list[str]:
     """The settings of each model whose chains are nearest late."""
     searched = list(models[BASE][0]["params"])
-    lines = [f"| nearest at i = 1000 (trial) | {' | '.join(searched)} | {' | '.join(DRAWN)} |"]
-    lines += ["|---|" + "---:|" * (len(searched) + len(DRAWN))]
+    lines = [f"| nearest at i = 1000 (trial) | {' | '.join(searched)} | {' | '.join(chart.drawn)} |"]
+    lines += ["|---|" + "---:|" * (len(searched) + len(chart.drawn))]
     for m, found in models.items():
         for n in sorted(range(len(found)), key=lambda n: found[n][LATE])[:SHOWN]:
-            words = [f"{float(found[n]['params'][k]):.3g}" for k in searched] + [f"{found[n][k]:.4g}" for k in DRAWN]
+            words = [f"{float(found[n]['params'][k]):.3g}" for k in searched]
+            words += [f"{found[n][k]:.4g}" for k in chart.drawn]
             lines.append(f"| {m} ({n}) | {' | '.join(words)} |")
     return lines
 
 
-def draw(models: Mapping[str, Sequence[Mapping]]) -> Figure:
+def draw(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> Figure:
     """Of every setting what ALI has and what GibbsNet has; on the line they are level."""
-    figure = Figure(figsize=(3.3 * len(DRAWN) + 1, 3.7), dpi=plots.DPI, layout="constrained")
-    penalties = [float(t["params"][COLOUR]) for t in models[BASE]]
-    for axes, (name, (called, log)) in zip(figure.subplots(1, len(DRAWN)), DRAWN.items(), strict=True):
+    figure = Figure(figsize=(3.3 * len(chart.drawn) + 1, 3.7), dpi=plots.DPI, layout="constrained")
+    colours = [float(t["params"][chart.colour]) for t in models[BASE]]
+    norm = LogNorm() if chart.logarithmic else Normalize()
+    for axes, (name, (called, log)) in zip(figure.subplots(1, len(chart.drawn)), chart.drawn.items(), strict=True):
         x, y = ([t[name] for t in models[m]] for m in (BASE, OTHER))
-        dots = axes.scatter(x, y, c=penalties, norm=LogNorm(), cmap="viridis", s=26, linewidths=0)
+        dots = axes.scatter(x, y, c=colours, norm=norm, cmap="viridis", s=26, linewidths=0)
         _level(axes, [*x, *y], log)
         side = "above" if _better(name) > 0 else "below"
         title = f"{called}\n{OTHER} ahead in {ahead(models, name)[0]} of {len(x)}: {side} the line"
@@ -155,7 +196,7 @@ def draw(models: Mapping[str, Sequence[Mapping]]) -> Figure:
         axes.spines[:].set(color=plots.RULE)
         if name == LATE:
             _dotted(axes, models)
-    figure.colorbar(dots, label=COLOUR)
+    figure.colorbar(dots, label=chart.colour)
     return figure
 
 
@@ -197,7 +238,7 @@ def main(arguments: Sequence[str]) -> None:
     same_settings(found)
     path = Path("docs", "settings.json")
     record = (json.loads(path.read_text()) if path.exists() else {}) | {data: found}
-    text, figure = "\n".join(page(record)), draw(found)
+    text, figure = "\n".join(page(record)), draw(found, CHARTS[data])
     path.write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(text)
     plots.save(figure, Path("docs", "figures", f"settings_{data}.png"))

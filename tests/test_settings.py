@@ -41,12 +41,21 @@ def test_a_plan_draws_the_same_settings_for_every_model_and_stops_none(tmp_path)
     assert len({p["optim.lr"] for p in drawn}) == 3
 
 
-def test_both_are_trained_as_the_contenders_of_the_comparison_are():
+@pytest.mark.parametrize("data", settings.MODELS)
+def test_both_are_trained_as_the_contenders_of_the_comparison_are(data):
     for model, contender in (("ali", "ali"), ("gibbsnet", "gibbsnet_short")):
-        here, there = load(settings.MODELS["ring"][model]), load(compare.settings("ring", contender))
+        here, there = load(settings.MODELS[data][model]), load(compare.settings(data, contender))
         entailed = {"steps", "size.floor", "size.floor_swept", "graph.z.floor", "experiment"}  # floors are drawn
         assert set(differences(here, there)) <= entailed
-        assert here["steps"] == compare.STEPS["ring"][contender]
+        assert here["steps"] == compare.STEPS[data][contender]
+
+
+def test_a_chart_is_of_what_is_recorded_and_coloured_by_what_is_drawn_at_random():
+    space = read(REPOSITORY / settings.PLAN).space
+    assert settings.CHARTS.keys() == settings.MODELS.keys()
+    for data, chart in settings.CHARTS.items():
+        assert set(chart.drawn) <= set(settings.kept(dict.fromkeys(chart.drawn, 1.0), data)) and chart.colour in space
+        assert chart.logarithmic == space[chart.colour].log, "as it is drawn"
 
 
 def test_more_is_better_of_shares_less_of_distances_and_of_some_scores_neither():
@@ -67,7 +76,7 @@ def test_a_page_counts_settings_and_names_the_nearest():
 
 
 def test_a_figure_has_a_dot_for_each_setting_and_says_which_side_is_whose():
-    late, share, _ = settings.draw(MODELS).axes[:3]
+    late, share, _ = settings.draw(MODELS, settings.CHARTS["ring"]).axes[:3]
     dots = late.collections[0]
     assert dots.get_offsets().tolist() == [[0.1, 0.2], [0.2, 0.1], [0.3, 0.1]] and list(dots.get_array()) == [
         0.1,
