@@ -86,8 +86,8 @@ CAPTION = (
 )
 HEAD = """# The same random settings for two models
 
-What it says: [findings.md](findings.md); what was expected: [lab](lab/tuning.md#the-ring-at-the-same-random-settings).
-Names: [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml).
+What it says: [findings.md](findings.md); what was expected: lab, [ring](lab/tuning.md#the-ring-at-the-same-random-settings),
+[digits](lab/tuning.md#digits-at-the-same-random-settings). Names: [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml).
 "7 : 3" is ahead in seven settings and behind in three; a number in parentheses says how
 many trials have the score, where a model that has collapsed lacks it."""
 
