@@ -227,8 +227,6 @@ def test_max_time_stops_says_so_and_resumes(tmp_path, quick, capsys):
     assert 0 < done < 100000
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{run}: trainer.max_time=00:00:00:02 ends it at step {done} of 100000; with more it goes on"
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in history if "val/distance" in row][-1] == done, "and is measured there"
     assert main(["train", *settings, "trainer.max_time=00:00:00:15"]) == 0, "the limit is on the run's whole time"
     went_on = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert went_on > done

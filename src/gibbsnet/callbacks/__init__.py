@@ -5,7 +5,6 @@ What is measured and drawn comes in as functions; nothing here knows any mathema
 
 import signal
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ def callbacks(
     signals: tuple[signal.Signals, ...] = SIGNALS,
     agree_every: int = 10,
     check_every_batch: bool = False,
-    max_time: str | timedelta | None = None,
 ) -> list[pl.Callback]:
     """All callbacks of a training in the order in which they have to run. The intervals are in batches.
 
@@ -75,7 +73,6 @@ def callbacks(
         signals: which signals end the training after the current batch.
         agree_every: between two agreements of several ranks on whether a signal came.
         check_every_batch: whether what is not finite ends the training at once, and not just when a row or a checkpoint is due.
-        max_time: of the whole run, over all of its resumptions, DD:HH:MM:SS; None for no limit.
     """
     speed = Speed(run, log_every)
     history = History(run, log_every, speed.recent)
@@ -84,10 +81,7 @@ def callbacks(
     checkpoints = Checkpoints(run, save_every, monitor, speed.paused)
     # Reading the diagnostics waits for the device, and only then is the clock worth a look: History before Speed.
     checks = [Finite(run)] if check_every_batch else []
-    # The Trainer's own timer would run after Evaluation, which then did not know a last batch when it sees one.
-    limits = [pl.callbacks.Timer(max_time)] if max_time else []
     return [
-        *limits,
         history,
         *checks,
         speed,

@@ -19,8 +19,6 @@ from .readings import is_due
 class Evaluation(pl.Callback):
     """Every `every` batches, and after the last one: numbers to the history, figures to <run>/figures, all to the tracker.
 
-    A limit of time makes a last batch too; a signal does not, for who sends it may not wait.
-
     All ranks measure, so that they may share the work; rank 0 draws and records. Its numbers are everybody's, as val/<metric>
     in the trainer's `callback_metrics`.
 
@@ -47,7 +45,7 @@ class Evaluation(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Evaluates where it is due."""
-        if is_due(trainer, self.every) or (self.every and trainer.should_stop):
+        if is_due(trainer, self.every):
             with self.paused():
                 self._evaluate(trainer, pl_module)
 
