@@ -36,7 +36,8 @@ test-cluster: install
 test-dvc: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_pipeline.py
 
-# Not among them: cifar10, for a GPU, and the tables in bf16; their commands stand above them in docs/comparison.md and stability.md.
+# Not among them: cifar10 and cifar10_long, for a GPU, and the tables in bf16; their commands stand above them in docs/comparison.md,
+# lab/comparison.md and stability.md.
 results: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.results
 	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done

@@ -1,13 +1,14 @@
 r"""ALI against GibbsNet: python -m benchmarks.compare DATA [seeds=21,22,23,24,25] [models=ali,gibbsnet,...] [data.root=data]
 
-DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long), cifar10 (for a GPU) or cifar10_long (two of them,
-to the end of ALI's published recipe).  All contenders have the same networks, bounds, critic, losses and average of the weights,
-and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20 rounds,
-printed; `device=cuda`: a GPU's milliseconds; STEPS holds what came out).  Differences are taken seed by seed from ALI under
-GibbsNet's floor.  Writes docs/comparison.json, .md, docs/figures/comparison_DATA.png and memory_DATA.png; some models alone join
-those of the same seeds there.  With `pictures=1` nothing is recorded: the models' samples, t-SNEs and latent planes of the first
-seed are laid side by side, beside_DATA_*.png.  A run that is finished is not run again; run folders: runs/compare/DATA/MODEL/SEED.
-Further settings, but for those of the place where it runs, make a table, figures and run folders of their own, DATA_SETTING=VALUE.
+DATA is ring, grid, digits, mnist, mnist_long (some of them, four times as long), cifar10 (for a GPU) or cifar10_long (two of
+them, to the end of ALI's published recipe).  All contenders have the same networks, bounds, critic, losses and average of the
+weights, and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20
+rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what came out).  Differences are taken seed by seed from ALI
+under GibbsNet's floor.  Writes docs/comparison.json, .md, docs/figures/comparison_DATA.png and memory_DATA.png; some models alone
+join those of the same seeds there.  With `pictures=1` nothing is recorded: the models' samples, t-SNEs and latent planes of the
+first seed are laid side by side, beside_DATA_*.png.  A run that is finished is not run again; run folders:
+runs/compare/DATA/MODEL/SEED.  Further settings, but for those of the place where it runs, make a table, figures and run folders
+of their own, DATA_SETTING=VALUE.
 """
 
 import sys
@@ -243,7 +244,8 @@ def main(arguments: Sequence[str]) -> None:
         with runs.in_one_line():
             configs = {m: load(settings(data, m, more)) for m in models}
         ms = clock(configs, many, device=chosen["device"])
-        print(ms, equal_time(ms, "gibbsnet", STEPS[data]["gibbsnet"]), sep="\n")
+        base = "gibbsnet" if "gibbsnet" in models else models[0]
+        print(ms, equal_time(ms, base, STEPS[data][base]), sep="\n")
         return
     if integer("pictures", chosen["pictures"]):
         runs_of = {m: run(data, m, seeds[0], more) for m in models}

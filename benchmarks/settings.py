@@ -48,6 +48,7 @@ class Chart(NamedTuple):
 
     drawn: metric -> what its axes are called, whether they are logarithmic.
     colour: the setting that colours a dot.
+    logarithmic: whether the colours are.
     learned: what tells those that learned nothing.
     """
 
@@ -87,9 +88,9 @@ CAPTION = (
 HEAD = """# The same random settings for two models
 
 What it says: [findings.md](findings.md); what was expected: lab, [ring](lab/tuning.md#the-ring-at-the-same-random-settings),
-[digits](lab/tuning.md#digits-at-the-same-random-settings). Names: [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml).
-"7 : 3" is ahead in seven settings and behind in three; a number in parentheses says how
-many trials have the score, where a model that has collapsed lacks it."""
+[digits](lab/tuning.md#digits-at-the-same-random-settings). Names: [metrics.md](metrics.md). Validation split, one seed, the
+settings of [random.yaml](../sweeps/random.yaml). "7 : 3" is ahead in seven settings and behind in three; a number in parentheses
+says how many trials have the score, where a model that has collapsed lacks it."""
 
 
 def trials(data: str, model: str) -> list[dict]:

@@ -1,5 +1,6 @@
 """The commands that compare: their contenders are what they are called, and they run end to end."""
 
+import ast
 import json
 import re
 from itertools import combinations
@@ -566,6 +567,21 @@ def test_the_recipe_s_contenders_take_equal_time_in_recorded_steps():
     ms = [float(re.search(rf"\| {name}.*?\| [\d.]+ \| ([\d.]+) \|", table)[1]) for name in ("ALI", "GibbsNet")]
     ali, gibbsnet = compare.STEPS["cifar10_long"].values()
     assert gibbsnet == pytest.approx(ali * ms[0] / ms[1], abs=500)
+
+
+@pytest.mark.parametrize(
+    "words, base",
+    [
+        (["mnist", "models=ali,gibbsnet"], "gibbsnet"),
+        (["mnist", "models=gibbsnet_short,ali"], "gibbsnet_short"),
+        (["cifar10_long"], "ali_floor"),
+    ],
+)
+def test_a_clock_tells_what_takes_as_long_as_a_model_that_it_timed(words, base, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "clock", lambda configs, many, device: dict.fromkeys(configs, 2.0))
+    compare.main([*words, "clock=1"])
+    steps = compare.STEPS[words[0]][base]
+    assert set(ast.literal_eval(capsys.readouterr().out.splitlines()[1]).values()) == {steps}
 
 
 @pytest.mark.parametrize("data", [data for data in compare.DATA if not data.endswith("_long")])

@@ -225,17 +225,18 @@ def test_max_time_stops_says_so_and_resumes(tmp_path, quick, capsys):
     assert main(["train", *settings, "trainer.max_time=00:00:00:02"]) == 0
     done = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < done < 100000
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"{run}: trainer.max_time=00:00:00:02 ends it at step {done} of 100000; with more it goes on"
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    said = capsys.readouterr().out.splitlines()[-2:]
+    assert said[0] == f"{run}: trainer.max_time=00:00:00:02 ends it at step {done} of 100000; with more it goes on"
+    assert said[1] == f"{run}: its best checkpoint, which is scored, is that of step {best}"
     assert main(["train", *settings, "trainer.max_time=00:00:00:15"]) == 0, "the limit is on the run's whole time"
     went_on = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert went_on > done
     capsys.readouterr()
     assert main(["evaluate", f"run={run}", "evaluation.split=validation"]) == 0
-    assert (
-        f"{run}: trained for {went_on} of 100000 steps; the scores are of its best checkpoint so far"
-        in capsys.readouterr().out
-    )
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    said = f"{run}: trained for {went_on} of 100000 steps; the scores are of its best checkpoint so far, that of step {best}\n"
+    assert said in capsys.readouterr().out
 
 
 def test_a_file_is_no_folder(tmp_path, quick, capsys):

@@ -15,7 +15,7 @@ from .evaluation import evaluate as score
 from .files import fingerprint, replace
 from .modules import build
 from .prepare import datamodule, prepare
-from .train import device, limit_threads, load_run, unfinished
+from .train import device, limit_threads, load_run, look_into, unfinished
 
 
 def evaluate(config: Mapping) -> dict:
@@ -48,7 +48,10 @@ def evaluate(config: Mapping) -> dict:
     if not first:
         return metrics
     if stopped:
-        print(f"{run}: trained for {stopped} of {config['steps']} steps; the scores are of its best checkpoint so far")
+        print(
+            f"{run}: trained for {stopped} of {config['steps']} steps; the scores are of its best checkpoint so far, "
+            f"that of step {look_into(best)[0]}"
+        )
     scores = run / f"metrics{suffix}.json"
     write_json(metrics, scores)
     # It names the scores that it is about: killed in between, old words stand beside new scores, and are not believed.

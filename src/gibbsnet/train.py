@@ -61,6 +61,7 @@ def train(config: Mapping) -> Path:
     steps, limit = trainer.global_step, config["trainer"]["max_time"]
     if limit and steps < config["steps"] and trainer.is_global_zero and not config["trainer"]["fast_dev_run"]:
         print(f"{run}: trainer.max_time={limit} ends it at step {steps} of {config['steps']}; with more it goes on")
+        print(f"{run}: its best checkpoint, which is scored, is that of step {callbacks.best_step(trainer)}")
     return run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, best_step
 from .evaluation import Evaluation, looking_only, save_figure
 from .history import History
 from .progress import Progress
@@ -33,6 +33,7 @@ __all__ = [
     "Stop",
     "Tracking",
     "TrackingError",
+    "best_step",
     "callbacks",
     "interrupted",
     "log_metrics",

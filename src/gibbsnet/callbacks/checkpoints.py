@@ -111,3 +111,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
             if trainer.is_global_zero:
                 draft.unlink(missing_ok=True)
         trainer.strategy.barrier("checkpoint in place")
+
+
+def best_step(trainer: pl.Trainer) -> int:
+    """The step whose weights best.ckpt has; the present one where nothing was measured."""
+    kept = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
+    return trainer.global_step if math.isinf(kept.best) else kept.best_step
