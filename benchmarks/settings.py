@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from benchmarks.compare import STEPS, kept, rows
@@ -40,21 +40,17 @@ MODELS = {
     },
 }
 ALONE = ["trainer.threads=1", "tracking.mode=disabled"]  # as two of them run side by side
-LATE, BAND = "chain/1000/joint_distance", "reference/test/joint_distance"
+LATE, BAND, COLOUR = "chain/1000/joint_distance", "reference/test/joint_distance", "penalty.x"
 
 
 class Chart(NamedTuple):
     """What is drawn of a data set, each model on an axis of its own.
 
     drawn: metric -> what its axes are called, whether they are logarithmic.
-    colour: the setting that colours a dot.
-    logarithmic: whether the colours are.
     learned: what tells those that learned nothing.
     """
 
     drawn: Mapping[str, tuple[str, bool]]
-    colour: str
-    logarithmic: bool
     learned: str
 
 
@@ -65,8 +61,6 @@ CHARTS = {
             "chain/3/share": ("share near a mode at i = 3", False),
             "reconstruction/z/same_class": ("z keeps the mode", False),
         },
-        "penalty.x",
-        True,
         "Near a share of zero nothing was learned.",
     ),
     "digits": Chart(
@@ -75,8 +69,6 @@ CHARTS = {
             "chain/3/class_score": ("class score at i = 3", False),
             "reconstruction/z/same_class": ("z keeps the class", False),
         },
-        "graph.z.floor",
-        False,
         "Near a class score of one nothing was learned.",
     ),
 }
@@ -159,7 +151,7 @@ def section(data: str, models: Mapping[str, Sequence[Mapping]]) -> list[str]:
         count = " : ".join(map(str, ahead(models, name))) if _better(name) else "-"
         lines.append(f"| {name} | {' | '.join(spreads)} | {count} |")
     chart = CHARTS[data]
-    caption = CAPTION.format(colour=chart.colour, learned=chart.learned)
+    caption = CAPTION.format(colour=COLOUR, learned=chart.learned)
     return [*lines, "", *_nearest(models, chart), "", f"![{data}](figures/settings_{data}.png)", "", caption, ""]
 
 
@@ -184,12 +176,12 @@ def _nearest(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> list[str]
 def draw(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> Figure:
     """Of every setting what ALI has and what GibbsNet has; on the line they are level."""
     figure = Figure(figsize=(3.3 * len(chart.drawn) + 1, 3.7), dpi=plots.DPI, layout="constrained")
-    colours = [float(t["params"][chart.colour]) for t in models[BASE]]
-    norm = LogNorm() if chart.logarithmic else Normalize()
+    penalties = [float(t["params"][COLOUR]) for t in models[BASE]]
     for axes, (name, (called, log)) in zip(figure.subplots(1, len(chart.drawn)), chart.drawn.items(), strict=True):
         x, y = ([t[name] for t in models[m]] for m in (BASE, OTHER))
-        dots = axes.scatter(x, y, c=colours, norm=norm, cmap="viridis", s=26, linewidths=0)
-        _level(axes, [*x, *y], log)
+        dots = axes.scatter(x, y, c=penalties, norm=LogNorm(), cmap="viridis", s=26, linewidths=0)
+        bands = [t[BAND] for m in (BASE, OTHER) for t in models[m]] if name == LATE else []
+        _level(axes, [*x, *y, *bands], log)
         side = "above" if _better(name) > 0 else "below"
         title = f"{called}\n{OTHER} ahead in {ahead(models, name)[0]} of {len(x)}: {side} the line"
         axes.set_title(title, size=8.5, color=plots.INK, loc="left")
@@ -197,7 +189,7 @@ def draw(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> Figure:
         axes.spines[:].set(color=plots.RULE)
         if name == LATE:
             _dotted(axes, models)
-    figure.colorbar(dots, label=chart.colour)
+    figure.colorbar(dots, label=COLOUR)
     return figure
 
 

@@ -52,10 +52,9 @@ def test_both_are_trained_as_the_contenders_of_the_comparison_are(data):
 
 def test_a_chart_is_of_what_is_recorded_and_coloured_by_what_is_drawn_at_random():
     space = read(REPOSITORY / settings.PLAN).space
-    assert settings.CHARTS.keys() == settings.MODELS.keys()
+    assert settings.CHARTS.keys() == settings.MODELS.keys() and space[settings.COLOUR].log
     for data, chart in settings.CHARTS.items():
-        assert set(chart.drawn) <= set(settings.kept(dict.fromkeys(chart.drawn, 1.0), data)) and chart.colour in space
-        assert chart.logarithmic == space[chart.colour].log, "as it is drawn"
+        assert set(chart.drawn) <= set(settings.kept(dict.fromkeys(chart.drawn, 1.0), data))
 
 
 def test_more_is_better_of_shares_less_of_distances_and_of_some_scores_neither():
@@ -88,6 +87,10 @@ def test_a_figure_has_a_dot_for_each_setting_and_says_which_side_is_whose():
         list(upright.get_xdata()) == [0.15, 0.15] and list(flat.get_ydata()) == [0.25, 0.25] and len(share.lines) == 1
     )
     assert late.get_xscale() == "log" and late.get_xlim() == late.get_ylim()
+    far = {m: [{**t, settings.LATE: 9.0} for t in trials] for m, trials in MODELS.items()}
+    assert settings.draw(far, settings.CHARTS["ring"]).axes[0].get_xlim()[0] < 0.15, (
+        "the band is seen wherever the dots are"
+    )
     assert "gibbsnet ahead in 2 of 3: below the line" in late.get_title(loc="left")
     assert "ahead in 1 of 3: above the line" in share.get_title(loc="left")
 
