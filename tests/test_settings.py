@@ -51,10 +51,13 @@ def test_both_are_trained_as_the_contenders_of_the_comparison_are(data):
 
 
 def test_a_chart_is_of_what_is_recorded_and_coloured_by_what_is_drawn_at_random():
-    space = read(REPOSITORY / settings.PLAN).space
-    assert settings.CHARTS.keys() == settings.MODELS.keys() and space[settings.COLOUR].log
-    for data, chart in settings.CHARTS.items():
-        assert set(chart.drawn) <= set(settings.kept(dict.fromkeys(chart.drawn, 1.0), data))
+    record = recorded()
+    assert settings.CHARTS.keys() == settings.MODELS.keys() == record.keys()
+    assert read(REPOSITORY / settings.PLAN).space[settings.COLOUR].log
+    for data, models in record.items():
+        assert all(
+            settings.CHARTS[data].drawn.keys() <= trial.keys() for found in models.values() for trial in found
+        ), data
 
 
 def test_more_is_better_of_shares_less_of_distances_and_of_some_scores_neither():

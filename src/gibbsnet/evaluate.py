@@ -33,6 +33,11 @@ def evaluate(config: Mapping) -> dict:
     weights = fingerprint(best) if first and best.exists() else None
     data, judge = datamodule(config), prepare(config)
     module, untrained = load_run(run, config, data.shape, data.digest), build(config, data.shape).eval()
+    if stopped:  # said before the scoring, while best.ckpt is what was just read
+        print(
+            f"{run}: trained for {stopped} of {config['steps']} steps; the scores are of its best checkpoint so far, "
+            f"that of step {look_into(best)[0]}"
+        )
     module.to(device(config["trainer"]))
     tuning = wanted["split"] == "validation"
     suffix = "_validation" if tuning else ""
@@ -47,11 +52,6 @@ def evaluate(config: Mapping) -> dict:
     )
     if not first:
         return metrics
-    if stopped:
-        print(
-            f"{run}: trained for {stopped} of {config['steps']} steps; the scores are of its best checkpoint so far, "
-            f"that of step {look_into(best)[0]}"
-        )
     scores = run / f"metrics{suffix}.json"
     write_json(metrics, scores)
     # It names the scores that it is about: killed in between, old words stand beside new scores, and are not believed.
