@@ -17,7 +17,7 @@ from gibbsnet.evaluate import evaluate
 from gibbsnet.report.charts import CROWD, colours, over_steps
 from gibbsnet.report.runs import Run
 from gibbsnet.report.scores import Comparison
-from gibbsnet.train import train
+from gibbsnet.train import look_into, train
 
 # What scores have to be held against; a record has those of its data.
 REFERENCES = [
@@ -139,11 +139,17 @@ def trained(settings: Sequence[str]) -> dict:
     """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
 
     Raises:
-        SystemExit: what cannot be trained, or a folder of another configuration, in one line.
+        SystemExit: what cannot be trained, a folder of another configuration, or a training that `trainer.max_time` ended early, in
+            one line.
     """
     with in_one_line():
         config = load([*settings, "tracking.mode=disabled"])
-        train(config)
+        steps, _ = look_into(train(config) / "checkpoints" / "last.ckpt") or (0, None)  # a fast_dev_run keeps none
+    if steps < config["steps"]:
+        raise SystemExit(
+            f"{folder(config)} has {steps} of its {config['steps']} steps, and what is compared is trained to its end: "
+            "a greater trainer.max_time, or none, goes on from there"
+        )
     return config
 
 

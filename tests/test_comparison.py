@@ -511,6 +511,14 @@ def test_a_folder_of_another_configuration_is_one_line(tmp_path):
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize("cut, at", [("max_time=00:00:00:02", r"[1-9]\d*"), ("fast_dev_run=true", "0")])
+def test_a_training_that_was_cut_short_is_not_scored(cut, at, tmp_path):
+    settings = ["data=ring", f"run={tmp_path / 'run'}", "steps=100000", "trainer.progress=false", f"trainer.{cut}"]
+    with pytest.raises(SystemExit, match=f"run has {at} of its 100000 steps, .* trainer.max_time, .* goes on") as said:
+        runs.finished(settings)
+    assert "\n" not in str(said.value) and not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_a_game_that_cannot_be_trained_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="ALI is trained without further sweeps") as said:
         runs.finished(["model=ali", "chains.unclamped.steps=1", f"run={tmp_path}"])
