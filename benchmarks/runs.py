@@ -139,7 +139,7 @@ def trained(settings: Sequence[str]) -> dict:
     """The configuration of a run that is trained: one that is finished is not run again, an interrupted one goes on.
 
     Raises:
-        SystemExit: what cannot be trained, a folder of another configuration, or a training that `trainer.max_time` ended early, in
+        SystemExit: what cannot be trained, a folder of another configuration, a training that `trainer.max_time` ended early; in
             one line.
     """
     with in_one_line():

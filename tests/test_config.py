@@ -371,6 +371,19 @@ def test_what_is_read_after_the_training_can_be_said(command, settings):
         ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS, or null"),
         ("trainer.precision=null", "trainer.precision=None: expected"),
         ("supervised.y.known=-1.0", "supervised.y.known=-1.0: expected a number of at least 0"),
+        ("optim.lr=.inf", "optim.lr=inf: expected"),
+        ("optim.clip=0", "optim.clip=0: expected a number above 0, or null"),
+        ("chains.unclamped.mode={z: 0.5}", "chains.unclamped.mode.z=0.5: expected a stance, such as {potency: 0.5}"),
+        (
+            "chains.unclamped.mode={z: {potncy: 1}}",
+            "mode.z.potncy=1: expected a stance of clamped, potency, share, silent",
+        ),
+        (
+            "chains.unclamped.mode={z: {potency: high}}",
+            "chains.unclamped.mode.z.potency=high: expected a number in [0, 1]",
+        ),
+        ("chains.unclamped.mode={z: {potency: [0.5]}}", "mode.z.potency=[0.5]: expected a number in [0, 1]"),
+        ("chains.unclamped.mode={z: {clamped: 1}}", "chains.unclamped.mode.z.clamped=1: expected true or false"),
     ],
 )
 def test_null_and_other_kinds_are_refused_where_a_value_is_needed(setting, expected):
@@ -385,6 +398,19 @@ def test_null_and_other_kinds_are_refused_where_a_value_is_needed(setting, expec
 )  # fmt: skip
 def test_null_is_a_value_where_there_may_be_none(setting):
     load(["experiment=digits", setting])
+
+
+def test_what_starts_from_moments_is_a_list_of_names():
+    with pytest.raises(ConfigError, match=r"chains\.unclamped\.learned=\[1\]: expected a list of variables"):
+        load(["chains.unclamped.learned=[1]"])
+
+
+def test_a_stance_said_to_sample_is_looked_at_and_one_of_the_training_is_not():
+    old = load(["model=gibbsnet2"])
+    with pytest.raises(ConfigError, match=r"chains\.unclamped\.mode\.z2\.potncy=1: expected a stance of"):
+        load(["chains.unclamped.mode={z2: {potncy: 1}}"], old, "sample")
+    old["chains"]["unclamped"]["mode"] = {"z1": {"of another time": 0.5}}
+    assert load([], old, "sample")["chains"] == old["chains"]
 
 
 def test_what_would_train_other_weights_is_told_from_circumstances():

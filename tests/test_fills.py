@@ -17,10 +17,12 @@ from gibbsnet import plots, sample
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Attentive, Chain, Stance
 from gibbsnet.classifier import load_judge
+from gibbsnet.config import load as load_config
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
 from gibbsnet.evaluation import evaluate_fills, evaluate_mixes, fills
 from gibbsnet.evaluation.fills import mixed, nearest, ridge, scores
+from gibbsnet.modules import build_chain
 from gibbsnet.noise import Noise
 from gibbsnet.train import load_run
 from tests.models import GIBBS, GIBBS2, HELD, PAIR, TOWER, graph, module, normal
@@ -347,6 +349,7 @@ def run(tmp_path_factory, judges):
         (["clamp.hole=left", "clamp.of=z1", "clamp.whole=[z2]"], {"z1": "left"}),
         (["clamp.hole=bottom", "clamp.mix=true", "clamp.dreams=30"], {}),
         (["clamp.hole=top", "mode=dreaming", "clamp.dreams=30"], {"x": "top"}),
+        (["clamp.hole=top", "mode=ready_to_hand", "clamp.whole=[z2]", "clamp.dreams=30"], {"x": "top"}),
     ],
 )
 def test_fills_are_drawn_and_written(run, settings, held):
@@ -373,6 +376,17 @@ def test_fills_are_shown_after_the_sweeps_that_are_asked_for(run, monkeypatch):
     assert [name for name in seen[1] if name.startswith("i")] == ["i = 0", "i = 5"]
     with np.load(run / "samples" / "fill.npz") as file:
         assert torch.equal(torch.from_numpy(file["x"][0]), seen[1]["i = 5"])
+
+
+def test_fills_are_drawn_in_the_mode_that_is_asked_for(run):
+    """Where x is impotent, other values of what is held change nothing that is drawn; in a dream they do."""
+    m, x = load_run(run, read(run), (1, 8, 8)), normal(B, 1, 8, 8).float()
+    z2, chains = normal(B, *m.graph["z2"].shape).float(), {}
+    for mode in ("daydreaming", "dreaming"):
+        chain = build_chain(**load_config([f"mode={mode}"], read(run))["chains"]["unclamped"])
+        walks = [m.fill({"x": held, "z2": z2}, {}, 0, chain=chain) for held in (x, x.flip(0))]
+        chains[mode] = [list(islice(walk, 4))[-1]["z1"] for walk in walks]
+    assert torch.equal(*chains["daydreaming"]) and not torch.equal(*chains["dreaming"])
 
 
 def test_a_mix_holds_one_half_of_each_image_and_the_other_half_of_the_next(run):
@@ -501,6 +515,10 @@ def test_an_image_that_is_no_mask(tmp_path):
         (
             ["clamp.hole=left", "chains.unclamped.steps=9"],
             "chains.unclamped.steps: beside parts of real images say clamp.steps",
+        ),
+        (
+            ["clamp.hole=left", "mode=daydreaming"],
+            "the chain takes z2 from real images, and nothing holds it: say clamp.whole=[z2], or mode=dreaming",
         ),
         (["clamp.steps=[]"], "clamp.steps=[]: expected one or more integers of at least 0"),
         (["clamp.hole=left", "clamp.steps=[1,-1]"], "clamp.steps=[1, -1]: expected"),

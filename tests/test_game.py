@@ -208,7 +208,7 @@ def test_scores_and_losses_are_told():
         (dict(cycle=-1.0), "cycle is a weight >= 0: got -1.0"),
         (dict(whiten=float("nan")), "whiten is a weight >= 0: got nan"),
         (dict(whiten=float("inf")), "whiten is a weight >= 0: got inf"),
-        (dict(gamma={"x": -1.0}), "gamma must be >= 0: got {'x': -1.0}"),
+        (dict(gamma={"x": -1.0}), "gamma must be >= 0 and finite: got {'x': -1.0}"),
     ],
 )
 def test_refusals(options, words):

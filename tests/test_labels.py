@@ -418,6 +418,7 @@ def test_an_unknown_label_is_drawn_for_a_posterior_mean_too(model, latent):
     assert torch.equal(module.posterior_mean(blank, latent, 5), module.posterior_mean(x, latent, 5))
     drawn = module.infer(blank, 5)["y"]
     assert torch.equal(drawn.sum(1), torch.ones(100)), "no vector of zeros"
+    assert torch.equal(module.infer(x | {"y": torch.zeros(100, 10)}, 5)["y"], drawn), "zeros say so as well"
 
 
 def test_where_a_label_is_known_in_part_its_mean_is_what_is_known_and_probabilities_elsewhere():

@@ -401,11 +401,29 @@ def test_the_impotent_are_hidden_from_the_critics_on_both_sides():
         ("hali", ["chains.clamped.start=[z1]"], "critic 'joint' reads z2, which a chain neither draws nor clamps"),
         ("gibbsnet", ["chains.unclamped.steps=-1"], "steps must be a number of sweeps"),
         ("gibbsnet", ["game.loss=hinge"], "unknown loss 'hinge'"),
+        ("gibbsnet", ["penalty.x=.inf"], "a penalty's gamma must be >= 0 and finite: got {'x': inf}"),
+        (
+            "gibbsnet",
+            ["chains.unclamped.mode={z: {silent: true}}"],
+            "silent is said of data that may be unknown, in the clamped chain alone: not of z",
+        ),
     ],
 )
 def test_refusals(model, settings, words):
     with pytest.raises(ValueError, match=words):
         build(load([f"model={model}", "data=ring", *settings]), SHAPES["ring"])
+
+
+def test_a_penalty_on_what_the_graph_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"game\.gamma names zz: expected variables out of x, z"):
+        configured(game=lambda game: game["gamma"].update(zz=5.0))
+
+
+def test_a_mean_is_of_the_clamped_chain_s_last_draw():
+    """Where z1 is drawn given x and then again given z2 as well, E[z1|x] is no answer."""
+    m = configured("gibbsnet2", chains=lambda chains: chains["clamped"].update(start=["z1|x", "z2", "z1"], steps=0))
+    draws = torch.stack([m.infer(points(), seed_of(0, k))["z1"] for k in range(DRAWS_FOR_MEAN)])
+    assert torch.equal(m.posterior_mean(points(), "z1", 0), draws.mean(0))
 
 
 @pytest.mark.parametrize(

@@ -543,7 +543,8 @@ def check_pairing(graph: Graph, clamped: Chain, unclamped: Chain) -> None:
 
     If both chains last draw v from the same conditional, given the final values of the same neighbours, then the two joints
     share that factor and no critic, however good, can tell a wrong one from a right one.  Of the variables that the clamped chain
-    clamps and its start pass draws too, any may be unseen in an example: there as well the critic must not be blind.
+    clamps and its start pass draws too, any may be unseen in an example: there as well the critic must not be blind.  Who is
+    heard at times, whatever the example, counts as heard: the examples in which it is show the conditional.
 
     Raises:
         ValueError: naming the variable and the conditional.

@@ -70,7 +70,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
-    return type(value) in (int, float) and least <= value <= most
+    return type(value) in (int, float) and least <= value <= most and value < float("inf")
 
 
 SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
@@ -105,7 +105,9 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("chains.clamped.mode", "chains.unclamped.mode"),
         ("stances of variables, such as {z: {potency: 0.5}}", lambda v: isinstance(v, Mapping)),
     ),
-    "chains.unclamped.present": ("a list of variables", lambda v: _are(v, _is_word)),
+    **dict.fromkeys(
+        ("chains.unclamped.present", "chains.unclamped.learned"), ("a list of variables", lambda v: _are(v, _is_word))
+    ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     "data.validation": ("an integer of at least 2, or null", lambda v: v is None or _is_int(v, 2)),
     **dict.fromkeys(
@@ -129,11 +131,13 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: _are(v, lambda b: _is_number(b, 0, 1) and b < 1) and len(v) == 2,
     ),
     "optim.floor_from": ("a number in (0, 1], or null", lambda v: v is None or (_is_number(v, 0, 1) and v > 0)),
-    "optim.clip": ("a number of at least 0, or null", lambda v: v is None or _is_number(v, 0)),
+    "optim.clip": ("a number above 0, or null", lambda v: v is None or (_is_number(v, 0) and v > 0)),
 }  # fmt: skip
 SIZE = ("one or more integers of at least 1", lambda v: bool(v) and _are(v, lambda i: _is_int(i, 1)))
 WIDTH = ("a list of integers of at least 1", lambda v: _are(v, lambda i: _is_int(i, 1)))
 WEIGHT = ("a number of at least 0", lambda v: _is_number(v, 0))
+YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
+STANCE = {"clamped": YES, "potency": SHARE, "share": SHARE, "silent": YES}
 
 
 class ConfigError(ValueError):
@@ -188,7 +192,8 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else into.get("command")
     )
     # What a run was trained with passed the checks of its time.
-    check(plain, None if into is None else lambda key: key in said or key.partition(".")[0] in LATER)
+    news = {*LATER, *said, *(("chains.unclamped.mode",) if picks["mode"] not in NOTHING else ())}
+    check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
     return plain
 
 
@@ -442,6 +447,8 @@ def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
     """What is expected of keys whose names a model chooses."""
     if key.startswith(("size.z", "size.apex")):
         return SIZE
+    if re.match(r"chains\.\w+\.mode\.", key):
+        return _stance(*key.split(".")[4:])
     if key.endswith(".width"):
         return WIDTH
     if re.fullmatch(r"critics\.[^.]+\.hidden", key):
@@ -449,6 +456,13 @@ def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
     if key.startswith("supervised.") and key.endswith(".hears"):
         return "a list of variables", lambda v: _are(v, _is_word)
     return WEIGHT if key.startswith("supervised.") and key.endswith((".known", ".dreams")) else ("", lambda value: True)
+
+
+def _stance(*option: str) -> tuple[str, Callable[[Any], bool]]:
+    """What is expected of an option of a variable's stance; of the stance itself where none is named."""
+    if not option:
+        return "a stance, such as {potency: 0.5}", lambda v: v == {}
+    return STANCE.get(".".join(option), (f"a stance of {', '.join(STANCE)}", lambda v: False))
 
 
 def _check_mode(config: Mapping) -> None:

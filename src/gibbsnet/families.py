@@ -77,7 +77,8 @@ class Gaussian(Family):
         mu     = c tanh(sum_u a_u / (c lambda))                                             => |mu| <= c
         l      = R artanh((1 / ceiling^2 - 1) / R)                                          => sigma <= ceiling, if it hears any u
 
-    For c, R -> infinity and ceiling = 1 this is the exact product of the experts. The bounds keep the chain from blowing up (the
+    For c, R -> infinity and ceiling = 1 this is the exact product of the experts (a learned prior, whose precision need not be
+    1, adds its own to s, and what it lacks may lift sigma above the ceiling). The bounds keep the chain from blowing up (the
     scale of z is free in GibbsNet and grows to escape the penalty) and from freezing (sigma -> 0 stops mixing).  A ceiling below
     1 keeps a neighbour from saying nothing: without it, z1 given z2 may be z1's prior, and z2 then carries nothing.
 
@@ -139,8 +140,8 @@ class Points(Family):
     """Real vectors: Normal(eta, scale), scale > 0 fixed."""
 
     def __init__(self, scale: float = 0.01):
-        if not scale > 0:
-            raise ValueError(f"scale must be positive: got {scale}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be positive and finite: got {scale}")
         self.scale = scale
 
     def fit(self, mean):

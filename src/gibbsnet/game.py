@@ -88,8 +88,8 @@ class Game:
             raise ValueError(f"unknown loss {self.loss!r}: expected one of {', '.join(LOSSES)}")
         if self.lazy < 1:
             raise ValueError(f"lazy is an interval in steps, >= 1: got {self.lazy}")
-        if bad := {v: g for v, g in self.gamma.items() if g < 0}:
-            raise ValueError(f"a penalty's gamma must be >= 0: got {bad}")
+        if bad := {v: g for v, g in self.gamma.items() if not 0 <= g < float("inf")}:
+            raise ValueError(f"a penalty's gamma must be >= 0 and finite: got {bad}")
         for name in TERMS:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight >= 0: got {getattr(self, name)}")

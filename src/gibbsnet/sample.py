@@ -102,6 +102,10 @@ def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed:
     """
     real = data.state("validation", torch.arange(min(10, len(data.data.validation))), seed)
     given, seen = held(module, real, clamp, seed)
+    if lacking := ",".join(sorted(chain.given - given.keys())):
+        raise ConfigError(
+            f"the chain takes {lacking} from real images, and nothing holds it: say clamp.whole=[{lacking}], or mode=dreaming"
+        )
     many, masks = ({v: repeated(x) for v, x in state.items()} for state in (given, seen))
     scale = None
     if clamp["attend"] and "x" in given:

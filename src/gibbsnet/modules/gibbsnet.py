@@ -128,6 +128,14 @@ class GibbsNet(Sampler):
                     raise ValueError(
                         f"critic {name!r} reads {', '.join(absent)}, which a chain neither draws nor clamps"
                     )
+        if unknown := sorted(set(self.game.gamma) - set(self.graph)):
+            raise ValueError(
+                f"game.gamma names {', '.join(unknown)}: expected variables out of {', '.join(self.graph)}"
+            )
+        if mute := sorted(v for v, stance in self.unclamped.mode.items() if stance.silent):
+            raise ValueError(
+                f"silent is said of data that may be unknown, in the clamped chain alone: not of {', '.join(mute)} here"
+            )
         if self.game.whiten and not self.whitened:
             raise ValueError(f"game.whiten={self.game.whiten}, but no latent is a Gaussian: say 0.0")
         if self.game.shift and (len(self.graph["x"].shape) != 3 or self.game.shift >= min(self.graph["x"].shape[1:])):

@@ -118,13 +118,14 @@ class Sampler(LightningModule):
             dreams: how many are drawn for the starts, if the chains listen; 0 for plain starts.  What an example holds whole
                 beside x, that is given and not in `seen`, some dreams hold too, and its start is one of those: of 2,000 dreams
                 beside ten labels it is chosen among 200.
+            chain: another than the one that was trained, see `trajectory`; what it needs has to be given.
         """
         check_values(self.graph, given, seen)
         empty = {v for v, mask in seen.items() if mask.numel() and not mask.any()}
         if not given.keys() - empty:
             what = f"the mask of {', '.join(sorted(empty))} holds no entry" if empty else "nothing is held"
             raise ValueError(f"{what}: expected values of some of {', '.join(self.graph)} to hold")
-        plain, given = holding(_possible(chain or self.unclamped, given), given), self._values(given)
+        plain, given = holding(chain or _possible(self.unclamped, given), given), self._values(given)
         check_names(self.graph, plain)
         noise, batch = self._keyed(seed, "fill"), len(next(iter(given.values())))
         if scale is None:
@@ -175,7 +176,8 @@ class Sampler(LightningModule):
         """
         held, conditional, first = self._held(given), self._ready()[latent], dict(parse(self.clamped.start[0]))
         blind = {v for v, known in self._known(given).items() if not known.all()}
-        if self.clamped.range[1] == 0 and latent in first:
+        drawn = [v for block in self.clamped.draws(0) for v, _ in block]
+        if self.clamped.range[1] == 0 and latent in first and drawn.count(latent) == 1:
             hears = first[latent]
             heard = {u: x for u, x in held.items() if u not in first and (hears is None or u in hears)}
             if not blind & heard.keys():
@@ -260,8 +262,7 @@ class Sampler(LightningModule):
         return data | {v: self.graph[v].family.value(x, self.graph[v].shape, dtype) for v, x in known.items()}
 
     def _known(self, data: State) -> State:
-        """Masks of the labels (integers) among the data, which -1 says are unknown."""
-        labels = {
-            v: x for v, x in data.items() if v in self.clamped.clamped and self.graph[v].family.labelled and whole(x)
-        }
-        return {v: (x.long() >= 0)[:, None].expand(-1, *self.graph[v].shape) for v, x in labels.items()}
+        """Masks of the labels among the data: -1 says that one is unknown, of one-hot vectors zeros do."""
+        labels = {v: x for v, x in data.items() if v in self.clamped.clamped and self.graph[v].family.labelled}
+        known = {v: x.long() >= 0 if whole(x) else x.sum(1) > 0 for v, x in labels.items()}
+        return {v: k[:, None].expand(-1, *self.graph[v].shape) for v, k in known.items()}
