@@ -132,16 +132,48 @@ def test_another_configuration_never_resumes_silently(tmp_path, quick, capsys):
     assert len([r for r in rows(run) if "train/loss_critic" in r]) == 4, "the history is the new run's alone"
 
 
-@pytest.mark.parametrize("mode", ["onlin", "online"])
-def test_a_tracker_that_cannot_be_had_is_refused_before_anything_is_forgotten(tmp_path, quick, mode, capsys):
+@pytest.mark.parametrize(
+    "tracking, variable",
+    [
+        (["mode=onlin"], ""),
+        (["mode=online"], ""),
+        (["mode=auto"], "ofline"),
+        (["mode=offline", "tags=[2024]"], ""),
+        (["mode=offline", f"tags=[{'long' * 20}]"], ""),  # only W&B itself knows how long one may be
+        (["mode=auto", f"tags=[{'long' * 20}]"], ""),
+        (["mode=offline", "project=my/project"], ""),
+    ],
+)
+def test_a_tracker_that_cannot_be_had_is_refused_before_anything_is_forgotten(
+    tmp_path, quick, tracking, variable, capsys, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     run = tmp_path / "mine"
     assert main(["train", "model=ali", f"run={run}", *quick]) == 0
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (run / "wandb_id.txt").write_text("before\n")
+
+    def kept():
+        return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and "wandb" not in p.relative_to(run).parts}
+
+    before = kept()
     capsys.readouterr()
-    settings = [*quick, "optim.lr=0.5", "restart=true", f"tracking.mode={mode}"]
+    settings = [*quick, "optim.lr=0.5", "restart=true", *(f"tracking.{said}" for said in tracking)]
     assert main(["train", "model=ali", f"run={run}", *settings]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "anew" not in said.out
+    assert kept() == before
+
+
+def test_a_run_that_begins_anew_is_another_run_to_the_tracker_too(tmp_path, quick):
+    run = tmp_path / "mine"
+    for mode, anew in (("disabled", False), ("offline", True), ("disabled", True)):
+        if anew:
+            (run / "wandb_id.txt").write_text("before\n")
+        more = [f"tracking.mode={mode}", *["optim.lr=0.5", "restart=true"] * anew]
+        assert main(["train", "model=ali", f"run={run}", *quick, *more]) == 0
+        known = (run / "wandb_id.txt").read_text().strip() if (run / "wandb_id.txt").exists() else None
+        assert (known not in (None, "before")) == (mode == "offline"), mode
 
 
 def test_of_two_runs_named_the_last_one_counts(tmp_path, quick, capsys):

@@ -155,7 +155,7 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     if claimed.anew:
         print(f"{run}: beginning anew")
         measured = run.glob("*.json")  # of the weights that go: by training, `evaluate` and benchmarks
-        records = [run / "history.jsonl", run / "wandb_id.txt", *measured]
+        records = [run / "history.jsonl", *measured]
         drawn = [*(run / "figures").glob("*.png"), *(run / "samples").glob("*.png"), *(run / "samples").glob("*.npz")]
         for old in [*checkpoints.glob("*.ckpt"), *drawn, *records]:
             old.unlink(missing_ok=True)
@@ -185,17 +185,16 @@ def _beginning(
 
     Raises, when called:
         BlockingIOError: another training is at work there.
-        ConfigError: another one was since this one looked; or see `claim` and callbacks.resolve.
+        ConfigError: another one was since this one looked; or see `claim` and callbacks.tracker.
     """
     busy = f"another training is at work in {run}: wait until it has ended, or choose another run=..."
 
     def begin(trainer: Trainer) -> None:
-        callbacks.resolve(config["tracking"]["mode"])  # refuses before anything is forgotten
         held.enter_context(alone(run / ".lock", busy, cluster.PATIENCE if cluster.job() else 0))
         if on_the_same_data(run, claim(run, config), digest, config["restart"]) != claimed:
             raise ConfigError(f"another training was at work in {run} until now: say the same command again")
+        trainer.logger = tracker(run, config, claimed.anew)  # refuses before anything is forgotten
         take(run, config, claimed)
-        trainer.logger = tracker(run, config)
 
     return begin
 
@@ -281,8 +280,8 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-def tracker(run: Path, config: Mapping):
-    """The W&B logger of a run, or None."""
+def tracker(run: Path, config: Mapping, anew: bool = False):
+    """The W&B logger of a run, or None; `anew`: of another W&B run than the folder's earlier one."""
     tracking, names = config["tracking"], (config["experiment"], config["data"]["name"], config["model"]["name"])
     return callbacks.tracker(
         run,
@@ -293,6 +292,7 @@ def tracker(run: Path, config: Mapping):
         name="/".join([*names, str(config["seed"])]),
         group=tracking["group"] or "/".join(names),
         tags=[*names, *tracking["tags"]],
+        anew=anew,
     )
 
 
@@ -333,9 +333,13 @@ def load_run(run: Path, config: Mapping, shape: tuple[int, ...], digest: str | N
     """
     path = Path(run, "checkpoints", "best.ckpt")
     if not path.exists():
-        raise ConfigError(
-            f"{path} does not exist: train first, or go on with the command that the training was begun with"
+        finished = path.with_name("last.ckpt").exists() and unfinished(Path(run), config) is None
+        todo = (
+            "put it back, or train again with restart=true"
+            if finished
+            else ("train first, or go on with the command that the training was begun with")
         )
+        raise ConfigError(f"{path} does not exist: {todo}")
     module = build(config, shape)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)

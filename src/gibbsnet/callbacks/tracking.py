@@ -29,6 +29,8 @@ PATIENCE = 300  # seconds that the end of a run may wait for the server
 _silent: set[str] = set()  # runs whose tracker could not be told something
 
 MODES = ("auto", "online", "offline", "disabled")
+ALIASES = ("dryrun", "run", "shared")  # what W&B's own variable may say besides
+KEPT = "wandb_id.txt"
 
 
 class TrackingError(RuntimeError):
@@ -68,6 +70,7 @@ def tracker(
     group: str | None = None,
     tags: Iterable[str] = (),
     job_type: str = "train",
+    anew: bool = False,
 ) -> WandbLogger | None:
     """The logger for a Trainer; None where the run is not tracked. Says in one line where the run is recorded.
 
@@ -76,14 +79,16 @@ def tracker(
         config: what the run was configured with, plain values.
         mode: online, offline, disabled, or auto: online where one is logged in and the server answers, else offline.
         project, entity, name, group, tags, job_type: how W&B files the run.
+        anew: whether the folder's earlier W&B run is to be left as it is, and another one begun.
 
     Raises:
-        TrackingError: online without a key or an answer, or online or offline without wandb. Nothing is ever prompted for.
+        TrackingError: online without a key or an answer, online or offline without wandb, or what W&B refuses; the folder is then
+            as it was, but for what W&B itself writes below <run>/wandb. Nothing is ever prompted for.
     """
     if rank_zero_only.rank != 0:  # Lightning wants a logger on every rank; only the first has a run
         return None if resolve(mode)[0] == "disabled" else WandbLogger(project=project, save_dir=run)
     filed = dict(project=project, entity=entity, name=name, group=group, tags=list(tags), job_type=job_type)
-    opened = _begin(Path(run), mode, config=config, **filed)
+    opened = _begin(Path(run), mode, anew, config=config, **filed)
     return opened and WandbLogger(experiment=opened, project=project, save_dir=run)
 
 
@@ -105,7 +110,7 @@ def log_metrics(
     """
     if rank_zero_only.rank != 0:
         return
-    opened = _begin(Path(run), mode, project=project, entity=entity, job_type="evaluate")
+    opened = _begin(Path(run), mode, False, project=project, entity=entity, job_type="evaluate")
     if opened is None:
         return
     import wandb
@@ -177,7 +182,9 @@ def resolve(mode: str) -> tuple[str, str]:
         raise TrackingError(f"tracking mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "disabled":
         return mode, ""
-    wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    wanted = (os.environ.get("WANDB_MODE") or "auto") if mode == "auto" else mode
+    if wanted not in (*MODES, *ALIASES):
+        raise TrackingError(f"WANDB_MODE={wanted}: expected one of {', '.join((*MODES, *ALIASES))}")
     if wanted == "disabled":
         return wanted, "W&B: disabled by WANDB_MODE"
     if not _installed():
@@ -192,46 +199,48 @@ def resolve(mode: str) -> tuple[str, str]:
     return "online", "W&B: online"
 
 
-def _begin(run: Path, mode: str, **description: Any) -> Any | None:
+def _begin(run: Path, mode: str, anew: bool, **description: Any) -> Any | None:
     """Opens the W&B run, says where, and falls back to offline where `auto` was too hopeful."""
     resolved, line = resolve(mode)
     if resolved == "disabled":
+        if anew:
+            (run / KEPT).unlink(missing_ok=True)
         return _say(line)
-    import wandb
-
     try:
-        opened = _open(run, resolved, **description)
-    except wandb.Error as error:
+        opened = _open(run, resolved, anew, **description)
+    except TrackingError as error:
         if mode != "auto" or resolved == "offline":
             raise TrackingError(f"tracking mode {mode}: {error}") from error
         resolved, line = "offline", f"W&B: offline ({error})"
-        opened = _open(run, resolved, **description)
+        opened = _open(run, resolved, anew, **description)
     upload = f"; upload with: wandb sync {quote(str(run))}/wandb/offline-run-*"
     _say(f"{line}, in {run / 'wandb'}{upload * (resolved == 'offline')}")
     return opened
 
 
-def _open(run: Path, mode: str, **description: Any) -> Any:
+def _open(run: Path, mode: str, anew: bool, **description: Any) -> Any:
     import wandb
 
     Path(run).mkdir(parents=True, exist_ok=True)
     wished = {"silent": True, "console": "off", "init_timeout": 30, "finish_timeout": PATIENCE}
     settings = wandb.Settings(**{k: v for k, v in wished.items() if k in wandb.Settings.model_fields})
-    place = {"dir": str(run), "id": _identity(run), "resume": "allow", "reinit": "create_new"}
-    opened = wandb.init(**place, mode=mode, settings=settings, **description)
+    identity = _identity(run, anew)
+    place = {"dir": str(run), "id": identity, "resume": "allow", "reinit": "create_new"}
+    try:
+        opened = wandb.init(**place, mode=mode, settings=settings, **description)
+    except (wandb.Error, ValueError) as error:  # of what it is told it refuses some by pydantic's, a ValueError
+        raise TrackingError(" ".join(str(error).split())) from error
+    replace(run / KEPT, lambda draft: draft.write_text(identity + "\n"))
     opened.define_metric("images_seen")
     opened.define_metric("*", step_metric="images_seen")
     opened.define_metric("val/distance", step_metric="images_seen", summary="min")
     return opened
 
 
-def _identity(run: Path) -> str:
+def _identity(run: Path, anew: bool) -> str:
     """The run's id: a sweep's agent gives it, else it was kept from an earlier process, else it is new."""
-    path = Path(run) / "wandb_id.txt"
-    kept = path.read_text().strip() if path.exists() else ""
-    identity = os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
-    replace(path, lambda draft: draft.write_text(identity + "\n"))
-    return identity
+    kept = (run / KEPT).read_text().strip() if (run / KEPT).exists() and not anew else ""
+    return os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
 
 
 def _runs(trainer: pl.Trainer) -> list[Any]:
