@@ -8,7 +8,7 @@ import yaml
 
 from gibbsnet import config
 from gibbsnet.chain import Chain
-from gibbsnet.config import ConfigError, differences, leaves, load, read, write
+from gibbsnet.config import ConfigError, differences, folder, leaves, load, read, write
 
 
 def test_plain_values_only_and_every_reference_resolved():
@@ -373,6 +373,10 @@ def test_what_is_read_after_the_training_can_be_said(command, settings):
         ("supervised.y.known=-1.0", "supervised.y.known=-1.0: expected a number of at least 0"),
         ("optim.lr=.inf", "optim.lr=inf: expected"),
         ("optim.clip=0", "optim.clip=0: expected a number above 0, or null"),
+        ("run=a::b", "run=a::b: expected a folder whose path has no '::', or null"),
+        ("tracking.tags=[2024]", "tracking.tags=[2024]: expected a list of words"),
+        ("tracking.project=a/b", "tracking.project=a/b: expected a name of at most 128 characters without /"),
+        ("graph.z.shape=[0]", "graph.z.shape=[0]: expected integers of at least 1, or null"),
         ("chains.unclamped.mode={z: 0.5}", "chains.unclamped.mode.z=0.5: expected a stance, such as {potency: 0.5}"),
         (
             "chains.unclamped.mode={z: {potncy: 1}}",
@@ -398,6 +402,17 @@ def test_null_and_other_kinds_are_refused_where_a_value_is_needed(setting, expec
 )  # fmt: skip
 def test_null_is_a_value_where_there_may_be_none(setting):
     load(["experiment=digits", setting])
+
+
+def test_a_folder_below_home_is_spelled_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load(["run=~/mine"])
+    assert folder(config) == tmp_path / "mine" and config["run"] == str(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    write(config, tmp_path / "mine" / "config.yaml")
+    assert read("~/mine") == config
+    with pytest.raises(ValueError, match="~nobody-of-that-name/mine: "):
+        load(["run=~nobody-of-that-name/mine"])
 
 
 def test_what_starts_from_moments_is_a_list_of_names():

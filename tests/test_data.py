@@ -514,6 +514,7 @@ U8 = np.zeros((20, 4, 4), np.uint8)
         ({"images": U8, "labels": np.zeros(20)}, "float64"),
         ({"images": U8, "labels": np.arange(20) % 3 - 1}, "label -1: expected integers of at least 0"),
         ({"images": U8[:19]}, "at least 20"),
+        ({"images": U8[:, :, :0]}, "(20, 1, 4, 0), expected at least a pixel"),
         ({"images": U8, "test_images": U8[:1]}, "test_images holds 1: at least 2 are needed"),
         ({"images": U8, "test_images": U8[:0]}, "test_images holds 0: at least 2 are needed"),
     ],

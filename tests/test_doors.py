@@ -230,6 +230,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path, quick, capsys):
     assert "best.ckpt" in capsys.readouterr().err
 
 
+def test_a_best_checkpoint_that_is_gone_is_told_with_what_to_do(tmp_path, quick, capsys):
+    run = tmp_path / "mine"
+    assert main(["train", "model=ali", f"run={run}", *quick]) == 0
+    (run / "checkpoints" / "best.ckpt").unlink()
+    assert main(["evaluate", f"run={run}"]) == 1
+    assert "best.ckpt does not exist: put it back, or train again with restart=true" in capsys.readouterr().err
+    (run / "checkpoints" / "last.ckpt").unlink()
+    assert main(["evaluate", f"run={run}"]) == 1
+    assert "go on with the command that the training was begun with" in capsys.readouterr().err
+
+
 def test_fast_dev_run_keeps_nothing(tmp_path, quick):
     assert main(["train", "model=hali", f"run={tmp_path / 'dry'}", *quick, "trainer.fast_dev_run=true"]) == 0
     assert not list(tmp_path.rglob("*.ckpt")) and not (tmp_path / "dry").exists()

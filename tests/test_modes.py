@@ -333,6 +333,28 @@ def test_every_graph_of_three_levels_has_the_modes(directed, mode):
     assert held == {"present_at_hand": {"x"}, "daydreaming": {"x"}, "ready_to_hand": {"z2"}}.get(mode, set())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_points_have_the_modes_too(mode, trained):
+    run = trained("model=hali", "data=ring")
+    assert main(["sample", f"run={run}", f"mode={mode}", "chains.unclamped.steps=2"]) == 0
+    name = "chain" if mode == "dreaming" else mode
+    assert (run / "samples" / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("start=[z2,z1]", "chains.unclamped.start draws no x"),
+        ("start=[]", "chains.unclamped.start draws no x"),
+        ("mode={q: {clamped: true}}", "names q, but model=gibbsnet2 has x, z1, z2"),
+    ],
+)
+def test_a_chain_that_shows_nothing_is_one_line(setting, words, run, capsys):
+    assert main(["sample", f"run={run}", "mode=dreaming", f"chains.unclamped.{setting}"]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
 def test_samples_are_dreams_whatever_the_mode_of_the_training():
     m, plain = trained_in("daydreaming"), module("gibbsnet2", "digits")
     for a, b in islice(zip(m.trajectory(B, 0), plain.trajectory(B, 0), strict=False), 3):

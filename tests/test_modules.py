@@ -401,6 +401,7 @@ def test_the_impotent_are_hidden_from_the_critics_on_both_sides():
         ("hali", ["chains.clamped.start=[z1]"], "critic 'joint' reads z2, which a chain neither draws nor clamps"),
         ("gibbsnet", ["chains.unclamped.steps=-1"], "steps must be a number of sweeps"),
         ("gibbsnet", ["game.loss=hinge"], "unknown loss 'hinge'"),
+        ("gibbsnet", ["chains.unclamped.mode={q: {clamped: true}}"], "a chain names q: expected variables out of x, z"),
         ("gibbsnet", ["penalty.x=.inf"], "a penalty's gamma must be >= 0 and finite: got {'x': inf}"),
         (
             "gibbsnet",
@@ -412,6 +413,13 @@ def test_the_impotent_are_hidden_from_the_critics_on_both_sides():
 def test_refusals(model, settings, words):
     with pytest.raises(ValueError, match=words):
         build(load([f"model={model}", "data=ring", *settings]), SHAPES["ring"])
+
+
+def test_a_lesson_that_lacks_a_weight_is_refused():
+    config = load(["model=labelled", "data=digits"])
+    del config["supervised"]["y"]["known"]
+    with pytest.raises(ValueError, match="supervised: of y there is no known; expected hears, known and dreams"):
+        build(config, SHAPES["digits"])
 
 
 def test_a_penalty_on_what_the_graph_does_not_have_is_refused():

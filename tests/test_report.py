@@ -540,10 +540,12 @@ def test_what_benchmarks_and_sample_left_in_a_run_is_shown(root):
         ("config.yaml", "seed: 1", "config.yaml has no model.name"),
         ("config.yaml", "a: [", "config.yaml: "),
         ("figures/samples.png", "GIF", "figures/samples.png is no PNG"),
+        ("figures/gone.png", None, "figures/gone.png: [Errno 2] No such file or directory"),
     ],
 )
 def test_a_damaged_run_is_named_and_the_others_are_shown(root, file, content, reason):
-    (root / "default/digits/gibbsnet/2" / file).write_text(content)
+    path = root / "default/digits/gibbsnet/2" / file
+    path.symlink_to("collected") if content is None else path.write_text(content)
     said = text_of(html_of(root))
     assert f"gibbsnet/2 damaged, not used: {reason}" in said
     assert "gibbsnet seeds 1, 3" in said and "ali seeds 1, 2, 3" in said

@@ -96,6 +96,8 @@ def _report_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, st
     said = dict(a.split("=", 1) for a in settings)
     if unknown := [key for key in said if key not in ("out", "records")]:
         raise ConfigError(f"unknown key {unknown[0]!r}: report takes folders, out=FOLDER and records=FOLDER")
+    if said.get("out") == "":
+        raise ConfigError("out=: expected a folder")
     return [a for a in arguments if a not in settings] or ["runs"], said
 
 

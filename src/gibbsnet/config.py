@@ -23,7 +23,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .files import replace
+from .files import home, replace
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 NAMED = ("model", "data", "network", "trainer")  # have a section of their own, which bears the file's name
@@ -73,6 +73,16 @@ def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
     return type(value) in (int, float) and least <= value <= most and value < float("inf")
 
 
+def _is_side(value: Any) -> bool:
+    """A size, or one that is not known yet: `build` asks for classes in words of its own."""
+    return value is None or _is_int(value, 1)
+
+
+def _is_project(name: str) -> bool:
+    """Whether W&B would take it."""
+    return len(name) <= 128 and not set(name) & set("/\\#?%:")
+
+
 SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
 # What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -109,6 +119,10 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("chains.unclamped.present", "chains.unclamped.learned"), ("a list of variables", lambda v: _are(v, _is_word))
     ),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
+    # Lightning takes what it saves to for an address.
+    "run": ("a folder whose path has no '::', or null", lambda v: v is None or "::" not in str(v)),
+    "tracking.tags": ("a list of words", lambda v: _are(v, _is_word)),
+    "tracking.project": (r"a name of at most 128 characters without / \ # ? % :", lambda v: _is_word(v) and _is_project(v)),
     "data.validation": ("an integer of at least 2, or null", lambda v: v is None or _is_int(v, 2)),
     **dict.fromkeys(
         ("data.labels", "data.classes", "data.image_size"),
@@ -137,6 +151,7 @@ SIZE = ("one or more integers of at least 1", lambda v: bool(v) and _are(v, lamb
 WIDTH = ("a list of integers of at least 1", lambda v: _are(v, lambda i: _is_int(i, 1)))
 WEIGHT = ("a number of at least 0", lambda v: _is_number(v, 0))
 YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
+LESSON = {"hears": ("a list of variables", lambda v: _are(v, _is_word)), "known": WEIGHT, "dreams": WEIGHT}
 STANCE = {"clamped": YES, "potency": SHARE, "share": SHARE, "silent": YES}
 
 
@@ -188,6 +203,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     merged.mode = picks["mode"] if picks.get("mode") not in NOTHING else None
     merged.pop("defaults", None)  # no settings: a group's file is picked by group=name
     plain = _resolve(_override(merged, values))
+    plain["run"] = plain["run"] and str(home(plain["run"]))
     plain["command"] = (
         shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else into.get("command")
     )
@@ -431,8 +447,8 @@ def _resolve(config: DictConfig) -> dict:
 
 def check(config: Mapping, which: Callable[[str], bool] | None = None) -> None:
     """Ranges of what no constructor below the door sees; `which`: of these keys alone."""
-    # Those first that others refer to, as critics.joint.hidden does to size.critic.
-    for key, value in sorted(leaves(config), key=lambda leaf: leaf[0] not in EXPECTED):
+    # Those first that others refer to, as critics.joint.hidden does to size.critic and graph.z.shape to size.z.
+    for key, value in sorted(leaves(config), key=lambda leaf: (leaf[0] not in EXPECTED, leaf[0].startswith("graph."))):
         expected, fits = EXPECTED.get(key) or _kind(key)
         if (which is None or which(key)) and not fits(value):
             raise ConfigError(f"{key}={value}: expected {expected}")
@@ -453,9 +469,11 @@ def _kind(key: str) -> tuple[str, Callable[[Any], bool]]:
         return WIDTH
     if re.fullmatch(r"critics\.[^.]+\.hidden", key):
         return "an integer of at least 1", lambda v: _is_int(v, 1)
-    if key.startswith("supervised.") and key.endswith(".hears"):
-        return "a list of variables", lambda v: _are(v, _is_word)
-    return WEIGHT if key.startswith("supervised.") and key.endswith((".known", ".dreams")) else ("", lambda value: True)
+    if re.fullmatch(r"graph\.[^.]+\.shape", key):
+        return "integers of at least 1, or null", lambda v: v is None or (bool(v) and _are(v, _is_side))
+    if key.startswith("supervised."):
+        return LESSON.get(key.split(".", 2)[-1], (f"a lesson of {', '.join(LESSON)}", lambda v: False))
+    return "", lambda value: True
 
 
 def _stance(*option: str) -> tuple[str, Callable[[Any], bool]]:
@@ -495,7 +513,7 @@ def read(run: str | Path) -> dict:
     Raises:
         ConfigError: there is no run there, or its config.yaml is damaged.
     """
-    path = Path(run) / "config.yaml"
+    path = home(run) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: train first, for example python -m gibbsnet train run={run}")
     try:

@@ -96,6 +96,18 @@ def _lock(file: IO, busy: str | None, until: float) -> None:
             raise
 
 
+def home(path: str | Path | None) -> Path | None:
+    """The path, its ~ spelled out.
+
+    Raises:
+        ValueError: ~NAME of nobody.
+    """
+    try:
+        return None if path is None else Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """os.walk with links followed, in order, each folder once: a real one before the links beside it."""
     seen = {folder.resolve()}

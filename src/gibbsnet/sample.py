@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from .evaluate import join
 from .evaluation.fills import KNOWN
 from .families import Bernoulli
 from .files import replace
-from .modules import GibbsNet, build_chain, holding
+from .modules import GibbsNet, build_chain, check_names, holding
 from .noise import Noise
 from .prepare import datamodule
 from .train import limit_threads, load_run
@@ -38,6 +37,9 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
+    check_names(module.graph, chain)
+    if "x" not in chain.drawn | chain.there:
+        raise ConfigError("chains.unclamped.start draws no x: there would be nothing to show after the start")
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
     real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held
     if clamp["values"] and chain.given and not real:
@@ -79,6 +81,7 @@ def be(
     module: GibbsNet, chain: Chain, data: DataModule, chains: int, emergency: float | None, seed: int, path: Path
 ) -> str:
     """Chains whose present is a validation image each: a strip of ten of them beside their images, and the last states as .npz.
+    Of points in the plane all of them, over the data.
 
     Where x is held, the strip shows what the latents have in mind: x as the model would draw it.
     """
@@ -89,8 +92,12 @@ def be(
     walk = islice(module.trajectory(len(real["x"]), seed, given, chain=walker), last + 1)
     states = {i: state for i, state in enumerate(walk) if i in {*plots.STEPS, last}}
     mind = (lambda s: module.decode(s, seed)) if "x" in chain.clamped else (lambda s: s["x"])
-    columns = {"real": real["x"], **{f"i = {i}": mind(s) for i, s in states.items()}}
-    plots.save(plots.fills(columns, title=path.stem.replace("_", "-")), path)
+    shown, title = {i: mind(s) for i, s in states.items()}, path.stem.replace("_", "-")
+    if real["x"].ndim == 4:
+        strip = plots.fills({"real": real["x"], **{f"i = {i}": x for i, x in shown.items()}}, title=title)
+    else:
+        strip = plots.chain(shown, real["x"], last, title)
+    plots.save(strip, path)
     save(states[last], path.with_suffix(".npz"))
     return f"{path}: {len(real['x'])} chains, {last} sweeps"
 
@@ -202,7 +209,8 @@ def listed(value, size: int, bits: bool) -> bool:
     if not isinstance(value, list) or len(value) != size:
         return False
     known = [entry for entry in value if entry is not None]
-    return all(entry in (0, 1) if bits else isinstance(entry, int | float) and isfinite(entry) for entry in known)
+    most = torch.finfo(torch.float32).max
+    return all(entry in (0, 1) if bits else isinstance(entry, int | float) and abs(entry) <= most for entry in known)
 
 
 def repeated(x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from gibbsnet.data.readers import load, prepare
 from gibbsnet.data.sets import DataError, DataSet, Split, part, units
+from gibbsnet.files import home
 from gibbsnet.noise import Noise
 
 State = dict[str, Tensor]
@@ -262,8 +262,3 @@ class DataModule(LightningDataModule):
         if key not in self._resident:
             self._resident[key] = self.split(name).to(key[1])
         return self._resident[key]
-
-
-def home(path: str | Path | None) -> Path | None:
-    """The path, its ~ spelled out."""
-    return None if path is None else Path(path).expanduser()

@@ -77,6 +77,8 @@ def pixels(array: np.ndarray | None, path: Path) -> Tensor | None:
         raise DataError(
             f"{path}: its images have shape {array.shape}, expected (n, H, W) or one or three channels more"
         )
+    if 0 in array.shape[1:]:
+        raise DataError(f"{path}: its images have shape {array.shape}, expected at least a pixel")
     return torch.from_numpy(array.copy())
 
 

@@ -72,6 +72,6 @@ def known(name: str, path: str | Path | None, folder_only: object) -> None:
             f"there is no data set {name!r}{f' (did you mean {near[0]}?)' if near else ''}: {', '.join(NAMES)}"
         )
     if (path is None) == (name in ("npz", "folder")):
-        raise DataError(f"data set {name}: path must be given for npz and folder, and for them alone")
+        raise DataError(f"data set {name}: data.path=... must be said for npz and folder, and for them alone")
     if folder_only and name != "folder":
         raise DataError(f"data set {name}: image_size and channels are for folder alone")

@@ -8,9 +8,20 @@ Sources:
 from collections.abc import Mapping
 
 from gibbsnet.modules.gibbsnet import GibbsNet, anneal, refuse_undrawn
-from gibbsnet.modules.sampling import DRAWS_FOR_MEAN, build_chain, holding
+from gibbsnet.modules.sampling import DRAWS_FOR_MEAN, build_chain, check_names, holding
 
-__all__ = ["ALI", "DRAWS_FOR_MEAN", "HALI", "MODELS", "GibbsNet", "anneal", "build", "build_chain", "holding"]
+__all__ = [
+    "ALI",
+    "DRAWS_FOR_MEAN",
+    "HALI",
+    "MODELS",
+    "GibbsNet",
+    "anneal",
+    "build",
+    "build_chain",
+    "check_names",
+    "holding",
+]
 
 
 class ALI(GibbsNet):

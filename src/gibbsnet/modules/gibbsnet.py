@@ -34,6 +34,8 @@ class Pairs(NamedTuple):
 def check_lessons(graph: Graph, clamped: Chain, supervised: Mapping) -> None:
     """Refuses supervised terms of unknown variables, along edges that are none, or of what the clamped chain does not hold."""
     for v, options in supervised.items():
+        if lacking := sorted({"hears", "known", "dreams"} - set(options)):
+            raise ValueError(f"supervised: of {v} there is no {', '.join(lacking)}; expected hears, known and dreams")
         if v not in set(graph) or not set(options["hears"]) <= graph.neighbours(v):
             raise ValueError(f"supervised: {v} given {', '.join(options['hears'])} is no conditional of the graph")
         if v not in clamped.clamped:
@@ -98,7 +100,7 @@ class GibbsNet(Sampler):
             torch.manual_seed(seed_of(seed, "weights"))
             self.graph = build_graph(graph, networks, dict.fromkeys([*self.unclamped.learned, *self.whitened]))
             self.critics = build_critics(critics, graph, networks)
-        self.supervised = {v: o for v, o in (supervised or {}).items() if o["known"] or o["dreams"]}
+        self.supervised = {v: o for v, o in (supervised or {}).items() if o.get("known", 1) or o.get("dreams", 1)}
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
@@ -115,13 +117,14 @@ class GibbsNet(Sampler):
         """Refuses chains that do not fit the graph, critics that read what a chain never holds, and a game that some
         conditional is invisible to."""
         _refuse_for_the_clamped(self.clamped)
+        for chain in (self.clamped, self.unclamped):
+            check_names(self.graph, chain)
         if self.unclamped.persistent and self.unclamped.given:
             held = ", ".join(sorted(self.unclamped.given))
             raise ValueError(
                 f"persistent={self.unclamped.persistent}, but each batch gives the chain another {held}: say 0.0"
             )
         for chain in (self.clamped, self.unclamped):
-            check_names(self.graph, chain)
             held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there | {AGE}
             for name, critic in self.critics.items():
                 if absent := sorted(set(critic.messages) - held):

@@ -182,7 +182,11 @@ def _row(name: str, number: int, line: str) -> dict[str, Any]:
 def _figures(folder: Path) -> dict[str, Path]:
     files = {path.stem: path for path in sorted(folder.glob("*.png"))}
     for path in files.values():
-        if not is_png(path):
+        try:
+            whole = is_png(path)
+        except OSError as reason:
+            raise Damaged(f"{folder.name}/{path.name}: {_line(reason)}") from None
+        if not whole:
             raise Damaged(f"{folder.name}/{path.name} is no PNG")
     return files
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import plots
 from ..config import ConfigError
-from ..files import alone
+from ..files import alone, home
 from .file import Plan, Range, check, command, read
 from .search import GOALS, Search
 from .trial import run
@@ -65,7 +65,9 @@ def _arguments(arguments: Sequence[str]) -> tuple[Path, int | None, Path | None,
     trials = own.get("trials")
     if trials is not None and not (trials.isdecimal() and int(trials) > 0):
         raise ConfigError(f"trials={trials}: expected a whole number of at least 1")
-    return Path(files[0]), trials and int(trials), Path(own["out"]) if "out" in own else None, overrides
+    if own.get("out") == "":
+        raise ConfigError("out=: expected a folder")
+    return Path(files[0]), trials and int(trials), home(own.get("out")), overrides
 
 
 def _limit(plan: Plan, wanted: int | None) -> int:

@@ -11,10 +11,14 @@ from typing import Any
 import yaml
 
 from ..config import ConfigError, load
+from ..game import Game
+from ..modules import build_chain
 
 METHODS = ("grid", "random", "bayes")
 HYPERBAND = {"eta": 3, "min_iter": 0, "max_iter": 0, "s": 0}
 ARGUMENTS = "${args_no_hyphens}"
+# What W&B's files may say besides, and nothing here hangs on.
+ELSEWHERE = ("program", "name", "description", "project", "entity", "displayName")
 DEFAULT = ("${env}", "${interpreter}", "-m", "gibbsnet", "train", ARGUMENTS)
 
 
@@ -81,12 +85,20 @@ def read(path: Path) -> Plan:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def _only(what: str, given: Mapping[str, Any], *known: str) -> None:
+    """Refuses keys that are not looked at: a slip of the pen would leave a default in silence."""
+    if unknown := sorted(map(str, given.keys() - set(known))):
+        raise ConfigError(f"{what}{unknown[0]!r} is not known here: expected some of {', '.join(known)}")
+
+
 def _plan(path: Path, content: Mapping[str, Any]) -> Plan:
+    _only("", content, "method", "metric", "parameters", "early_terminate", "run_cap", "command", *ELSEWHERE)
     if content.get("method") not in METHODS:
         raise ConfigError(f"method {content.get('method')!r}: expected one of {', '.join(METHODS)}")
     metric = content.get("metric")
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
         raise ConfigError("no metric: expected for example metric: {name: val/distance, goal: minimize}")
+    _only("metric: ", metric, "name", "goal")
     if metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise ConfigError(f"goal {metric['goal']!r}: expected minimize or maximize")
     cap = content.get("run_cap")
@@ -111,6 +123,8 @@ def _parameters(parameters: Any, method: str) -> tuple[dict[str, str], dict[str,
     if not isinstance(parameters, dict) or not parameters:
         raise ConfigError("no parameters: expected for example parameters: {seed: {values: [1, 2, 3]}}")
     constants = {key: str(p["value"]) for key, p in parameters.items() if isinstance(p, dict) and "value" in p}
+    for key in constants:
+        _only(f"parameter {key}: beside its value ", parameters[key], "value", "distribution")
     space = {key: _space(key, p) for key, p in parameters.items() if key not in constants}
     if not space:
         raise ConfigError("nothing is searched: every parameter has one value")
@@ -160,6 +174,7 @@ def _early(early: Any) -> dict[str, Any]:
         return {}
     if not isinstance(early, dict) or early.get("type") != "hyperband":
         raise ConfigError("early_terminate: expected for example {type: hyperband, min_iter: 3, eta: 2}")
+    _only("early_terminate: ", early, "type", *HYPERBAND)
     eta, least, most, brackets = (early.get(name, usual) for name, usual in HYPERBAND.items())
     if type(eta) is not int or eta < 2:
         raise ConfigError(f"early_terminate.eta={eta}: expected a whole number of at least 2")
@@ -199,19 +214,26 @@ def check(plan: Plan, overrides: Sequence[str]) -> None:
     """Loads the configuration with every value of every parameter, once, before anything runs.
 
     Raises:
-        ConfigError: a key that conf/ does not have, or a value that it refuses.
+        ConfigError: a key that conf/ does not have, or a value that it, a game or a chain refuses.
     """
     keys = [override.partition("=")[0] for override in overrides]
     if swept := [key for key in keys if key in plan.space]:
         raise ConfigError(f"{swept[0]} is what {plan.path} searches: leave it out")
-    if owned := [key for key in keys if key in ("run", "restart")]:
+    if owned := [key for key in (*keys, *plan.space) if key in ("run", "restart")]:
         raise ConfigError(f"{owned[0]}=: every trial has its own folder; out=FOLDER moves the whole sweep")
     load(overrides)
     for params in _probes(plan.space):
         try:
-            load(settings(plan, params, overrides))
-        except ConfigError as error:
+            rules(load(settings(plan, params, overrides)))
+        except ValueError as error:
             raise ConfigError(f"{plan.path}: {error}") from None
+
+
+def rules(config: Mapping[str, Any]) -> None:
+    """Refuses a game and chains that cannot be, as far as they can be told without the data and the networks."""
+    Game(**config["game"])
+    for chain in config["chains"].values():
+        build_chain(**chain)
 
 
 def _probes(space: Mapping[str, list[str] | Range]) -> Iterator[dict[str, str]]:
