@@ -18,7 +18,9 @@ from benchmarks import abilities, approach, compare, fill, gallery, labels, resu
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
+from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation.yardsticks import yardstick
+from gibbsnet.files import fingerprint
 from gibbsnet.modules import build
 from gibbsnet.noise import Noise
 from gibbsnet.report.charts import OVER_STEPS, colours
@@ -514,9 +516,31 @@ def test_a_folder_of_another_configuration_is_one_line(tmp_path):
 @pytest.mark.parametrize("cut, at", [("max_time=00:00:00:02", r"[1-9]\d*"), ("fast_dev_run=true", "0")])
 def test_a_training_that_was_cut_short_is_not_scored(cut, at, tmp_path):
     settings = ["data=ring", f"run={tmp_path / 'run'}", "steps=100000", "trainer.progress=false", f"trainer.{cut}"]
-    with pytest.raises(SystemExit, match=f"run has {at} of its 100000 steps, .* trainer.max_time, .* goes on") as said:
+    with pytest.raises(SystemExit, match=f"run has {at} of its 100000 steps, .* leave trainer.max_time .* out") as said:
         runs.finished(settings)
     assert "\n" not in str(said.value) and not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_scores_of_a_training_that_has_gone_on_since_are_made_anew(tmp_path, monkeypatch):
+    scored, best = [], tmp_path / "checkpoints" / "best.ckpt"
+
+    def evaluated(config):
+        scored.append(fingerprint(best))
+        write_json({"checkpoint": scored[-1]}, tmp_path / "scored.json")
+        write_json({}, tmp_path / "metrics.json")
+
+    monkeypatch.setattr(runs, "evaluate", evaluated)
+    settings = ["data=ring", f"run={tmp_path}", "steps=1", "trainer.progress=false"]
+    for _ in range(2):
+        runs.finished(settings)
+    assert len(scored) == 1, "they are not made again"
+    best.write_bytes(best.read_bytes() + b"more")  # as if it had gone on
+    for _ in range(2):
+        runs.finished(settings)
+    assert len(set(scored)) == len(scored) == 2
+    (tmp_path / "scored.json").unlink()  # an earlier version's do not say whose they are
+    runs.finished(settings)
+    assert len(scored) == 2
 
 
 def test_a_game_that_cannot_be_trained_is_one_line(tmp_path):

@@ -424,7 +424,7 @@ def test_a_stance_said_to_sample_is_looked_at_and_one_of_the_training_is_not():
     old = load(["model=gibbsnet2"])
     with pytest.raises(ConfigError, match=r"chains\.unclamped\.mode\.z2\.potncy=1: expected a stance of"):
         load(["chains.unclamped.mode={z2: {potncy: 1}}"], old, "sample")
-    old["chains"]["unclamped"]["mode"] = {"z1": {"of another time": 0.5}}
+    old["chains"]["unclamped"]["mode"], old["mode"] = {"z1": {"of another time": 0.5}}, "dreaming"
     assert load([], old, "sample")["chains"] == old["chains"]
 
 

@@ -14,7 +14,7 @@ from gibbsnet import sweep
 from gibbsnet.__main__ import main
 from gibbsnet.config import ConfigError
 from gibbsnet.sweep import search, trial
-from gibbsnet.sweep.file import Range, command, read, settings
+from gibbsnet.sweep.file import Range, check, command, read, settings
 
 ROOT = Path(__file__).parents[1]
 # Writes what a training writes: eight evaluations that fall towards a floor set by optim.lr, the best of which is .001.
@@ -258,6 +258,21 @@ def test_another_sweep_in_the_folder_is_refused(write, capsys):
     assert Path("runs/sweeps/file/study.log").read_bytes() == before
 
 
+def test_rules_that_several_keys_make_are_held_against_points_of_the_search(write):
+    together = {
+        "chains.unclamped.steps": {"values": [1, 3]},
+        "chains.unclamped.start_from_data": {"values": [0.25, 0.5]},
+    }
+    check(read(Path(write(together))), [])
+    with pytest.raises(ConfigError, match="start_from_data needs steps >= 1"):
+        check(read(Path(write({**together, "chains.unclamped.steps": {"values": [1, 0]}}))), [])
+
+
+@pytest.mark.parametrize("more", [{"kind": "sweep", "controller": {"type": "local"}}, {"description": "words"}])
+def test_what_only_wandb_s_service_reads_and_no_search_hangs_on_may_stand_there(write, more):
+    assert read(Path(write(**more))).method == "grid"
+
+
 def one(**parameter):
     return {"seed": parameter}
 
@@ -288,6 +303,8 @@ def one(**parameter):
             [],
             ["early_terminate", "'etaa'", "eta"],
         ),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 2, "strict": True}}, [], ["strict", "service"]),
+        ({"metric": {"name": "val/distance", "target": 0.1}}, [], ["metric.target=0.1", "service"]),
         ({"run_cpa": 1}, [], ["'run_cpa'", "run_cap"]),
         ({"metric": {"name": "val/distance", "gaol": "maximize"}}, [], ["metric", "'gaol'", "goal"]),
         ({"parameters": one(value=1, values=[1, 2])}, [], ["parameter seed", "'values'"]),

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 
 from .config import AFTERWARDS, GROUPS, ConfigError, choices, load, read, takes
+from .files import home
 
 COMMANDS = {
     "prepare": "read (or download) a data set and train its judge",
@@ -69,7 +70,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
         folders, said = _report_arguments(arguments)
         records = said["records"] or None if "records" in said else usual()
-        print(report(folders[0], said.get("out", "reports"), folders if len(folders) > 1 else None, records))
+        print(report(folders[0], home(said.get("out", "reports")), folders if len(folders) > 1 else None, records))
         return
     if command == "sweep":
         from .sweep import sweep

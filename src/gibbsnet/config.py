@@ -185,6 +185,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         ConfigError: an unknown group file or key (with the nearest that exists), or a value of the wrong type.
     """
     picks, values = _split(arguments)
+    stances = ("chains.unclamped.mode",) if picks.get("mode") not in NOTHING else ()  # a mode's, if one is said now
     said = {entry.partition("=")[0] for entry in values}
     if into is None:
         picks, merged = _compose(picks)
@@ -208,7 +209,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         shlex.join(["python", "-m", "gibbsnet", "train", *arguments]) if into is None else into.get("command")
     )
     # What a run was trained with passed the checks of its time.
-    news = {*LATER, *said, *(("chains.unclamped.mode",) if picks["mode"] not in NOTHING else ())}
+    news = {*LATER, *said, *stances}
     check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
     return plain
 

@@ -25,6 +25,8 @@ def evaluate(config: Mapping) -> dict:
     scores no test example.
     Under torchrun the processes share the chains' batches, which give the same numbers on however many; the first one writes.
     """
+    if config["evaluation"]["split"] == "test":
+        callbacks.resolve(config["tracking"]["mode"])  # what cannot be tracked is told before minutes of scoring
     first = join()
     limit_threads(config["trainer"])
     run, wanted = folder(config), config["evaluation"]

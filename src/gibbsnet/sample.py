@@ -37,10 +37,11 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
-    check_names(module.graph, chain)
-    if "x" not in chain.drawn | chain.there:
-        raise ConfigError("chains.unclamped.start draws no x: there would be nothing to show after the start")
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
+    check_names(module.graph, chain)
+    holds_x = bool(clamp["hole"] and clamp["of"] == "x") or "x" in clamp["whole"]
+    if not holds_x and "x" not in chain.drawn | chain.there:
+        raise ConfigError("chains.unclamped.start draws no x: there would be nothing to show after the start")
     real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held
     if clamp["values"] and chain.given and not real:
         raise ConfigError(
@@ -106,6 +107,9 @@ def fill(module: GibbsNet, chain: Chain, data: DataModule, clamp: Mapping, seed:
     """Chains that hold parts of ten validation images: fill.png shows them after `clamp.steps` sweeps, and several fills of each.
 
     fill.npz holds the fills after the last sweep, float32 (fills, images, *), and the masks `held`, bool (images, *).
+
+    Raises:
+        ConfigError: the chain's mode takes something from real images that nothing holds; or see `held`.
     """
     real = data.state("validation", torch.arange(min(10, len(data.data.validation))), seed)
     given, seen = held(module, real, clamp, seed)

@@ -186,10 +186,12 @@ def _beginning(
     Raises, when called:
         BlockingIOError: another training is at work there.
         ConfigError: another one was since this one looked; or see `claim` and callbacks.tracker.
+        TrackingError: W&B cannot be had as it was asked for; nothing is forgotten.
     """
     busy = f"another training is at work in {run}: wait until it has ended, or choose another run=..."
 
     def begin(trainer: Trainer) -> None:
+        callbacks.resolve(config["tracking"]["mode"])  # before anything is written
         held.enter_context(alone(run / ".lock", busy, cluster.PATIENCE if cluster.job() else 0))
         if on_the_same_data(run, claim(run, config), digest, config["restart"]) != claimed:
             raise ConfigError(f"another training was at work in {run} until now: say the same command again")

@@ -110,7 +110,7 @@ def log_metrics(
     """
     if rank_zero_only.rank != 0:
         return
-    opened = _begin(Path(run), mode, False, project=project, entity=entity, job_type="evaluate")
+    opened = _begin(Path(run), mode, anew=False, project=project, entity=entity, job_type="evaluate")
     if opened is None:
         return
     import wandb
@@ -230,6 +230,7 @@ def _open(run: Path, mode: str, anew: bool, **description: Any) -> Any:
         opened = wandb.init(**place, mode=mode, settings=settings, **description)
     except (wandb.Error, ValueError) as error:  # of what it is told it refuses some by pydantic's, a ValueError
         raise TrackingError(" ".join(str(error).split())) from error
+    # Before the old run is forgotten: where that fails, the old weights have the id of a run that never began.
     replace(run / KEPT, lambda draft: draft.write_text(identity + "\n"))
     opened.define_metric("images_seen")
     opened.define_metric("*", step_metric="images_seen")

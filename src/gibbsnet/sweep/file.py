@@ -17,8 +17,10 @@ from ..modules import build_chain
 METHODS = ("grid", "random", "bayes")
 HYPERBAND = {"eta": 3, "min_iter": 0, "max_iter": 0, "s": 0}
 ARGUMENTS = "${args_no_hyphens}"
-# What W&B's files may say besides, and nothing here hangs on.
-ELSEWHERE = ("program", "name", "description", "project", "entity", "displayName")
+# What W&B's files may say besides, and no search on this machine hangs on.
+ELSEWHERE = (
+    "program", "name", "description", "project", "entity", "apiVersion", "kind", "controller", "job", "image_uri", "scheduler",
+)  # fmt: skip
 DEFAULT = ("${env}", "${interpreter}", "-m", "gibbsnet", "train", ARGUMENTS)
 
 
@@ -98,7 +100,9 @@ def _plan(path: Path, content: Mapping[str, Any]) -> Plan:
     metric = content.get("metric")
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
         raise ConfigError("no metric: expected for example metric: {name: val/distance, goal: minimize}")
-    _only("metric: ", metric, "name", "goal")
+    _only("metric: ", metric, "name", "goal", "target", "impute", "impute_while_running")
+    if metric.get("target") is not None:
+        raise ConfigError(f"metric.target={metric['target']} is for W&B's own service: leave it out")
     if metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise ConfigError(f"goal {metric['goal']!r}: expected minimize or maximize")
     cap = content.get("run_cap")
@@ -174,7 +178,9 @@ def _early(early: Any) -> dict[str, Any]:
         return {}
     if not isinstance(early, dict) or early.get("type") != "hyperband":
         raise ConfigError("early_terminate: expected for example {type: hyperband, min_iter: 3, eta: 2}")
-    _only("early_terminate: ", early, "type", *HYPERBAND)
+    _only("early_terminate: ", early, "type", "strict", *HYPERBAND)
+    if early.get("strict"):
+        raise ConfigError("early_terminate.strict is for W&B's own service: leave it out")
     eta, least, most, brackets = (early.get(name, usual) for name, usual in HYPERBAND.items())
     if type(eta) is not int or eta < 2:
         raise ConfigError(f"early_terminate.eta={eta}: expected a whole number of at least 2")
@@ -237,6 +243,8 @@ def rules(config: Mapping[str, Any]) -> None:
 
 
 def _probes(space: Mapping[str, list[str] | Range]) -> Iterator[dict[str, str]]:
-    for key, values in space.items():
-        words = values if isinstance(values, list) else [str(values.low), str(values.high)]
-        yield from ({key: word} for word in words)
+    """Every value of every parameter, the others at their first: all of them are points of the search."""
+    words = {k: v if isinstance(v, list) else [str(v.low), str(v.high)] for k, v in space.items()}
+    first = {key: values[0] for key, values in words.items()}
+    for key, values in words.items():
+        yield from ({**first, key: word} for word in values)
