@@ -173,7 +173,7 @@ def test_a_run_that_begins_anew_is_another_run_to_the_tracker_too(tmp_path, quic
         more = [f"tracking.mode={mode}", *["optim.lr=0.5", "restart=true"] * anew]
         assert main(["train", "model=ali", f"run={run}", *quick, *more]) == 0
         known = (run / "wandb_id.txt").read_text().strip() if (run / "wandb_id.txt").exists() else None
-        assert (known not in (None, "before")) == (mode == "offline"), mode
+        assert known != "before" and (known is not None) == (mode == "offline"), mode
 
 
 def test_of_two_runs_named_the_last_one_counts(tmp_path, quick, capsys):

@@ -381,10 +381,10 @@ def test_fills_are_shown_after_the_sweeps_that_are_asked_for(run, monkeypatch):
 def test_fills_are_drawn_in_the_mode_that_is_asked_for(run):
     """Where x is impotent, other values of what is held change nothing that is drawn; in a dream they do."""
     m, x = load_run(run, read(run), (1, 8, 8)), normal(B, 1, 8, 8).float()
-    z2, chains = normal(B, *m.graph["z2"].shape).float(), {}
+    chains = {}
     for mode in ("daydreaming", "dreaming"):
         chain = build_chain(**load_config([f"mode={mode}"], read(run))["chains"]["unclamped"])
-        walks = [m.fill({"x": held, "z2": z2}, {}, 0, chain=chain) for held in (x, x.flip(0))]
+        walks = [m.fill({"x": held}, {}, 0, chain=chain) for held in (x, x.flip(0))]
         chains[mode] = [list(islice(walk, 4))[-1]["z1"] for walk in walks]
     assert torch.equal(*chains["daydreaming"]) and not torch.equal(*chains["dreaming"])
 
