@@ -63,7 +63,7 @@ class TestHistory:
 
     def test_cut_keeps_the_past_and_drops_a_torn_line(self, tmp_path):
         path = tmp_path / "history.jsonl"
-        path.write_text('{"step": 1}\n{"step": 2, "a": 0.1}\n{"step": 3}\n{"ste')
+        path.write_text('{"step": 1}\n3\n{"images_seen": 3}\n{"step": 2, "a": 0.1}\n{"step": 3}\n{"ste')
         cut(path, 2)
         assert path.read_text() == '{"step": 1}\n{"step": 2, "a": 0.1}\n'
 

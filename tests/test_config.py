@@ -367,8 +367,12 @@ def test_what_is_read_after_the_training_can_be_said(command, settings):
         ("data.shape=8", "data.shape=8: expected integers of at least 1, or null"),
         ("trainer.max_time=1:2:3:4", "trainer.max_time=1:2:3:4: expected DD:HH:MM:SS"),
         ("trainer.max_time=soon", "trainer.max_time=soon: expected DD:HH:MM:SS"),
+        (
+            "trainer.max_time=00:00:00:00",
+            "trainer.max_time=00:00:00:00: expected DD:HH:MM:SS of more than nothing, or null",
+        ),
         ("data.image_size=big", "data.image_size=big: expected an integer"),
-        ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS, or null"),
+        ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS of more than nothing, or null"),
         ("trainer.precision=null", "trainer.precision=None: expected"),
         ("supervised.y.known=-1.0", "supervised.y.known=-1.0: expected a number of at least 0"),
         ("optim.lr=.inf", "optim.lr=inf: expected"),

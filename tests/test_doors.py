@@ -290,6 +290,10 @@ def test_a_file_is_no_folder(tmp_path, quick, capsys):
         capsys.readouterr()
         assert main([command, setting, *words]) == 1
         assert capsys.readouterr().err == f"gibbsnet {command}: {setting} is a file: say a folder\n"
+    assert main(["train", "model=ali", f"run={file / 'run'}", *quick]) == 1
+    assert capsys.readouterr().err == f"gibbsnet train: {file} is a file: say another folder\n"
+    assert main(["sweep", "sweeps/steps.yaml", f"out={file}"]) == 1
+    assert capsys.readouterr().err == f"gibbsnet sweep: out={file}: expected a folder\n"
     assert file.read_text() == "mine"
 
 

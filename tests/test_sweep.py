@@ -402,6 +402,17 @@ def test_the_report_shows_a_sweep_and_takes_its_trials_for_no_runs(write, capsys
         html = Path("reports/index.html").read_text()
         assert html.count("<h2>Sweep file</h2>") == 1 and "0 runs" in html and "no such game today" in html
         assert 'alt="trials of file"' in html and '<td class="best">0.125</td>' in html and 'href="#runs"' not in html
+    whole = Path("runs/sweeps/file/sweep.json")
+    content = json.loads(whole.read_text())
+    for change, words in (
+        ({"trials": 3}, "sweep.json: trials is no list"),
+        ({"trials": [{}]}, "sweep.json: expected error, number, params, state, value of every trial"),
+        ({"parameters": None}, "sweep.json: parameters is no list"),
+    ):
+        whole.write_text(json.dumps(content | change))
+        assert main(["report", "runs"]) == 0 and words in Path("reports/index.html").read_text()
+    whole.write_text(json.dumps({key: value for key, value in content.items() if key != "best"}))
+    assert main(["report", "runs"]) == 0 and "sweep.json has no best" in Path("reports/index.html").read_text()
     Path("runs/sweeps/file/sweep.json").write_text('{"file": ')
     assert main(["report", "runs"]) == 0
     assert "sweep.json: Expecting value" in Path("reports/index.html").read_text()

@@ -73,6 +73,10 @@ def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
     return type(value) in (int, float) and least <= value <= most and value < float("inf")
 
 
+def _is_time(value: str) -> bool:
+    return bool(re.fullmatch(r"\d+(:\d\d){3}", value)) and value.strip("0:") != ""
+
+
 def _is_side(value: Any) -> bool:
     """A size, or one that is not known yet: `build` asks for classes in words of its own."""
     return value is None or _is_int(value, 1)
@@ -130,7 +134,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "data.channels": ("1, 3 or null", lambda v: v is None or (type(v) is int and v in (1, 3))),
     "data.shape": ("integers of at least 1, or null", lambda v: v is None or (bool(v) and _are(v, lambda i: _is_int(i, 1)))),
-    "trainer.max_time": ("DD:HH:MM:SS, or null", lambda v: v is None or bool(re.fullmatch(r"\d+(:\d\d){3}", str(v)))),
+    "trainer.max_time": ("DD:HH:MM:SS of more than nothing, or null", lambda v: v is None or _is_time(str(v))),
     **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
     **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),

@@ -31,8 +31,10 @@ def train(config: Mapping) -> Path:
         KeyboardInterrupt: a signal ended the training early, and last.ckpt is saved; the signal is its argument.
     """
     run = folder(config)
-    if run.is_file():
-        raise ConfigError(f"run={run} is a file: say a folder")
+    if file := next((path for path in (run, *run.parents) if path.is_file()), None):
+        raise ConfigError(
+            f"{'run=' if file == run else ''}{file} is a file: say {'a' if file == run else 'another'} folder"
+        )
     if config["evaluation"]["split"] != "test":
         raise ConfigError(
             f"evaluation.split={config['evaluation']['split']}: leave it out here, and say it to evaluate"

@@ -74,7 +74,7 @@ class History(pl.Callback):
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a history file; a last line that was cut off by a crash is left out."""
+    """The rows of a history file; what is no row, as a last line that was cut off by a crash, is left out."""
     return [row for row in map(_row, path.read_text().splitlines()) if row is not None] if path.exists() else []
 
 
@@ -92,6 +92,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return row if isinstance(row, dict) and "step" in row else None

@@ -11,6 +11,7 @@ from gibbsnet.files import walk
 from gibbsnet.report.html import Markup, join, tag
 
 FILE = "sweep.json"
+TRIAL = {"number", "state", "params", "value", "error"}
 STATES = {
     "complete": "",
     "stopped": "stopped early, since it lagged behind",
@@ -46,9 +47,13 @@ def read(folder: Path) -> Sweep:
     """The sweep in `folder`; what cannot be read is told in `damage`."""
     try:
         content = json.loads((folder / FILE).read_text())
-        missing = {"file", "command", "metric", "goal", "parameters", "trials"} - set(content)
+        missing = {"file", "command", "method", "metric", "goal", "parameters", "best", "trials"} - set(content)
         if missing:
             return Sweep(folder, damage=f"{FILE} has no {min(missing)}")
+        if odd := [key for key in ("parameters", "trials") if not isinstance(content[key], list)]:
+            return Sweep(folder, damage=f"{FILE}: {odd[0]} is no list")
+        if not all(set(trial) >= TRIAL and isinstance(trial["params"], dict) for trial in content["trials"]):
+            return Sweep(folder, damage=f"{FILE}: expected {', '.join(sorted(TRIAL))} of every trial")
         picture = folder / "parallel.png"
         return Sweep(folder, content, picture.read_bytes() if picture.exists() else None)
     except (OSError, ValueError, TypeError) as reason:

@@ -65,9 +65,10 @@ def _arguments(arguments: Sequence[str]) -> tuple[Path, int | None, Path | None,
     trials = own.get("trials")
     if trials is not None and not (trials.isdecimal() and int(trials) > 0):
         raise ConfigError(f"trials={trials}: expected a whole number of at least 1")
-    if own.get("out") == "":
-        raise ConfigError("out=: expected a folder")
-    return Path(files[0]), trials and int(trials), home(own.get("out")), overrides
+    out = home(own.get("out"))
+    if own.get("out") == "" or (out and out.is_file()):
+        raise ConfigError(f"out={own['out']}: expected a folder")
+    return Path(files[0]), trials and int(trials), out, overrides
 
 
 def _limit(plan: Plan, wanted: int | None) -> int:
