@@ -338,11 +338,8 @@ def load_run(run: Path, config: Mapping, shape: tuple[int, ...], digest: str | N
     path = Path(run, "checkpoints", "best.ckpt")
     if not path.exists():
         finished = path.with_name("last.ckpt").exists() and unfinished(Path(run), config) is None
-        todo = (
-            "put it back, or train again with restart=true"
-            if finished
-            else ("train first, or go on with the command that the training was begun with")
-        )
+        begun = "train first, or go on with the command that the training was begun with"
+        todo = "put it back, or train again with restart=true" if finished else begun
         raise ConfigError(f"{path} does not exist: {todo}")
     module = build(config, shape)
     try:
