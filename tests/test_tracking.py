@@ -155,9 +155,9 @@ class TestTraining:
 
     def test_a_sweep_s_agent_names_the_run(self, tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
-        assert tracking._identity(tmp_path) == "fromagent"
+        ours.tracker(tmp_path, mode="offline").experiment.finish()
         monkeypatch.delenv("WANDB_RUN_ID")
-        assert tracking._identity(tmp_path) == "fromagent"
+        assert tracking._identity(tmp_path, anew=False) == "fromagent" != tracking._identity(tmp_path, anew=True)
 
     def test_the_entity_is_told(self, tmp_path, monkeypatch):
         told, begin = [], tracking._begin
