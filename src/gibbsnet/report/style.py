@@ -78,6 +78,7 @@ tbody tr:first-child th.section { padding-top: .7rem; }
 td { text-align: right; border-bottom: 1px solid var(--rule); min-width: 6rem; }
 tbody tr th[scope=row] { border-bottom: 1px solid var(--rule); min-width: 14.5rem; }
 td.reference { color: var(--muted); }
+@media (max-width: 1280px) { th.reference, td.reference { padding: .38rem .3rem; min-width: 3.4rem; } }
 td.best { background: var(--best); color: var(--best-ink); font-weight: 650; }
 td.best small { color: inherit; opacity: .8; }
 .arrow { color: var(--muted); margin-left: .35em; }
