@@ -14,9 +14,8 @@ from gibbsnet import plots
 from gibbsnet.__main__ import clear
 from gibbsnet.config import CIRCUMSTANCES, folder, load
 from gibbsnet.evaluate import evaluate
-from gibbsnet.files import fingerprint
 from gibbsnet.report.charts import CROWD, colours, over_steps
-from gibbsnet.report.runs import Run
+from gibbsnet.report.runs import Run, read, stale
 from gibbsnet.report.scores import Comparison
 from gibbsnet.train import look_into, train
 
@@ -157,19 +156,10 @@ def trained(settings: Sequence[str]) -> dict:
 def finished(settings: Sequence[str]) -> Path:
     """The folder of a run that is trained and evaluated."""
     config = trained(settings)
-    if not _scored(folder(config)):
+    if not (folder(config) / "metrics.json").exists() or stale(read(folder(config))):
         with in_one_line():
             evaluate(config)
     return folder(config)
-
-
-def _scored(run: Path) -> bool:
-    """Whether there are scores of these weights, and not of those that a training had which has gone on since; by an earlier
-    version they do not say."""
-    if not (run / "metrics.json").exists():
-        return False
-    said = json.loads((run / "scored.json").read_text()) if (run / "scored.json").exists() else {}
-    return said.get("checkpoint") in (None, fingerprint(run / "checkpoints" / "best.ckpt"))
 
 
 def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | None:

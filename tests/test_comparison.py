@@ -526,8 +526,9 @@ def test_scores_of_a_training_that_has_gone_on_since_are_made_anew(tmp_path, mon
 
     def evaluated(config):
         scored.append(fingerprint(best))
-        write_json({"checkpoint": scored[-1]}, tmp_path / "scored.json")
         write_json({}, tmp_path / "metrics.json")
+        said = {"checkpoint": scored[-1], "metrics": fingerprint(tmp_path / "metrics.json")}
+        write_json(said, tmp_path / "scored.json")
 
     monkeypatch.setattr(runs, "evaluate", evaluated)
     settings = ["data=ring", f"run={tmp_path}", "steps=1", "trainer.progress=false"]

@@ -87,6 +87,9 @@ def _is_project(name: str) -> bool:
     return len(name) <= 128 and not set(name) & set("/\\#?%:")
 
 
+VARIABLES = ("a list of variables", lambda v: _are(v, _is_word))
+YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
+RATE = ("a finite number of at least 0", lambda v: _is_number(v, 0))
 SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
 # What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -119,9 +122,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("chains.clamped.mode", "chains.unclamped.mode"),
         ("stances of variables, such as {z: {potency: 0.5}}", lambda v: isinstance(v, Mapping)),
     ),
-    **dict.fromkeys(
-        ("chains.unclamped.present", "chains.unclamped.learned"), ("a list of variables", lambda v: _are(v, _is_word))
-    ),
+    **dict.fromkeys(("chains.unclamped.present", "chains.unclamped.learned"), VARIABLES),
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     # Lightning takes what it saves to for an address.
     "run": ("a folder whose path has no '::', or null", lambda v: v is None or "::" not in str(v)),
@@ -137,8 +138,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.max_time": ("DD:HH:MM:SS of more than nothing, or null", lambda v: v is None or _is_time(str(v))),
     **dict.fromkeys(("data.labelled", "game.shift"), ("an integer of at least 0", lambda v: _is_int(v, 0))),
     "optim.skip_nonfinite": ("an integer of at least 0", lambda v: _is_int(v, 0)),
-    **dict.fromkeys(("optim.lr", "optim.lr_critic"), ("a number of at least 0", lambda v: _is_number(v, 0))),
-    **dict.fromkeys(("optim.anneal", "optim.ema"), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))),
+    **dict.fromkeys(("optim.lr", "optim.lr_critic"), RATE),
+    **dict.fromkeys(("optim.anneal", "optim.ema"), SHARE),
     **dict.fromkeys(
         [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
         ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
@@ -154,8 +155,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 SIZE = ("one or more integers of at least 1", lambda v: bool(v) and _are(v, lambda i: _is_int(i, 1)))
 WIDTH = ("a list of integers of at least 1", lambda v: _are(v, lambda i: _is_int(i, 1)))
 WEIGHT = ("a number of at least 0", lambda v: _is_number(v, 0))
-YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
-LESSON = {"hears": ("a list of variables", lambda v: _are(v, _is_word)), "known": WEIGHT, "dreams": WEIGHT}
+LESSON = {"hears": VARIABLES, "known": WEIGHT, "dreams": WEIGHT}
 STANCE = {"clamped": YES, "potency": SHARE, "share": SHARE, "silent": YES}
 
 

@@ -38,10 +38,7 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
     module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
-    check_names(module.graph, chain)
-    holds_x = bool(clamp["hole"] and clamp["of"] == "x") or "x" in clamp["whole"]
-    if not holds_x and "x" not in chain.drawn | chain.there:
-        raise ConfigError("chains.unclamped.start draws no x: there would be nothing to show after the start")
+    check_shown(module, chain, clamp)
     real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held
     if clamp["values"] and chain.given and not real:
         raise ConfigError(
@@ -57,6 +54,14 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     else:
         print(dream(module, chain, data, valued(module, {}, clamp["values"], chains), chains, seed, out))
     return out
+
+
+def check_shown(module: GibbsNet, chain: Chain, clamp: Mapping) -> None:
+    """Refuses chains over other variables than the graph's, and those without an x in their first state."""
+    check_names(module.graph, chain)
+    held = {*clamp["whole"], *([clamp["of"]] if clamp["hole"] else [])}
+    if "x" not in chain.drawn | chain.there | held:
+        raise ConfigError("chains.unclamped.start draws no x: there would be nothing to show after the start")
 
 
 def dream(module: GibbsNet, chain: Chain, data: DataModule, given: State, chains: int, seed: int, out: Path) -> str:

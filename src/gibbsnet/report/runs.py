@@ -109,12 +109,17 @@ def _caveats(run: Run) -> Iterator[str]:
         yield f"its training stopped at step {steps:,} of {wanted:,}"
     elif run.metrics and not run.speed:
         yield "its training has not ended"
-    best, scored = run.folder / "checkpoints" / "best.ckpt", run.scored.get("checkpoint")
     try:
-        if scored and best.exists() and scored != fingerprint(best):
+        if stale(run):
             yield "its scores are of other weights than it has now: evaluate again"
     except OSError as reason:
         yield f"best.ckpt: {_line(reason)}"
+
+
+def stale(run: Run) -> bool:
+    """Whether its scores are of other weights than best.ckpt has now; those of an earlier version do not say whose they are."""
+    best, scored = run.folder / "checkpoints" / "best.ckpt", run.scored.get("checkpoint")
+    return bool(scored) and best.exists() and scored != fingerprint(best)
 
 
 def _config(path: Path) -> dict[str, Any]:
