@@ -375,7 +375,7 @@ def test_what_is_read_after_the_training_can_be_said(command, settings):
         ("trainer.max_time=5", "trainer.max_time=5: expected DD:HH:MM:SS of more than nothing, or null"),
         ("trainer.precision=null", "trainer.precision=None: expected"),
         ("supervised.y.known=-1.0", "supervised.y.known=-1.0: expected a number of at least 0"),
-        ("optim.lr=.inf", "optim.lr=inf: expected a finite number of at least 0"),
+        ("optim.lr=.inf", "optim.lr=inf: expected a number of at least 0 and finite"),
         ("optim.clip=0", "optim.clip=0: expected a number above 0, or null"),
         ("run=a::b", "run=a::b: expected a folder whose path has no '::', or null"),
         ("tracking.tags=[2024]", "tracking.tags=[2024]: expected a list of words"),

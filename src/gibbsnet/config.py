@@ -89,7 +89,7 @@ def _is_project(name: str) -> bool:
 
 VARIABLES = ("a list of variables", lambda v: _are(v, _is_word))
 YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
-RATE = ("a finite number of at least 0", lambda v: _is_number(v, 0))
+RATE = ("a number of at least 0 and finite", lambda v: _is_number(v, 0))
 SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
 # What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
