@@ -5,8 +5,8 @@ them, to the end of ALI's published recipe).  All contenders have the same netwo
 weights, and equal time: a step count each, from the CPU milliseconds of their steps, interleaved, in one thread (`clock=20`: 20
 rounds, printed; `device=cuda`: a GPU's milliseconds; STEPS holds what came out).  Differences are taken seed by seed from ALI
 under GibbsNet's floor.  Writes docs/comparison.json, .md, docs/figures/comparison_DATA.png and memory_DATA.png; some models alone
-join those of the same seeds there.  With `pictures=1` nothing is recorded: the models' samples, t-SNEs and latent planes of the
-first seed are laid side by side, beside_DATA_*.png.  A run that is finished is not run again; run folders:
+join those of the same seeds there.  With `pictures=NAME` nothing is recorded: the models' samples, t-SNEs and latent planes of
+the first seed are laid side by side, docs/figures/NAME_DATA_*.png.  A run that is finished is not run again; run folders:
 runs/compare/DATA/MODEL/SEED.  Further settings, but for those of the place where it runs, make a table, figures and run folders
 of their own, DATA_SETTING=VALUE.
 """
@@ -28,7 +28,6 @@ from benchmarks.runs import (
     file,
     finished,
     head,
-    integer,
     lasting,
     matches,
     nested,
@@ -235,11 +234,14 @@ def main(arguments: Sequence[str]) -> None:
     data = arguments[0] if arguments else ""
     if data not in DATA:
         raise SystemExit(f"which data? One of {', '.join(DATA)}, for example python -m benchmarks.compare digits")
-    usual = {"seeds": "21,22,23,24,25", "models": ",".join(STEPS[data]), "clock": "", "device": "cpu", "pictures": "0"}
+    usual = {"seeds": "21,22,23,24,25", "models": ",".join(STEPS[data]), "clock": "", "device": "cpu", "pictures": ""}
     chosen, more = options(arguments[1:], **usual)
     models, seeds = several(chosen, STEPS[data])
     if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
+    pictures = chosen["pictures"]
+    if pictures and not pictures.isidentifier():
+        raise SystemExit(f"pictures={pictures}: expected the word that the files' names begin with, for example beside")
     if many := runs.rounds(chosen):
         with runs.in_one_line():
             configs = {m: load(settings(data, m, more)) for m in models}
@@ -247,9 +249,9 @@ def main(arguments: Sequence[str]) -> None:
         base = "gibbsnet" if "gibbsnet" in models else models[0]
         print(ms, equal_time(ms, base, STEPS[data][base]), sep="\n")
         return
-    if integer("pictures", chosen["pictures"]):
+    if pictures:
         runs_of = {m: run(data, m, seeds[0], more) for m in models}
-        print(*gallery(runs_of, Path("docs", "figures", f"beside_{file(title(data, more))}")), sep="\n")
+        print(*gallery(runs_of, Path("docs", "figures", f"{pictures}_{file(title(data, more))}")), sep="\n")
         return
     found = measure(data, models, seeds, more)
     if record := runs.keep(Path("docs", "comparison.json"), title(data, more), found, STEPS[data]):

@@ -260,8 +260,8 @@ def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeyp
         yield "samples", picture
 
     monkeypatch.setattr("gibbsnet.plots.figures", pictured)
-    compare.main(["ring", "seeds=1", "models=ali,gibbsnet", "pictures=1", *short])
-    written = f"docs/figures/beside_{runs.file(runs.title('ring', short))}_samples.png"
+    compare.main(["ring", "seeds=1", "models=ali,gibbsnet", "pictures=two", *short])
+    written = f"docs/figures/two_{runs.file(runs.title('ring', short))}_samples.png"
     path = tmp_path / written
     assert capsys.readouterr().out.splitlines()[-1] == written, "of no other kind"
     page = np.asarray(Image.open(path).convert("RGB"))
@@ -487,6 +487,8 @@ def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
         (compare, ["ring", "seeds=a"], "seeds=a: expected an integer"),
         (compare, ["ring", "clock=a"], "clock=a"),
         (compare, ["ring", "clock=2", "device=tpu"], "device=tpu: expected cpu, or cuda"),
+        (compare, ["ring", "pictures=1"], "pictures=1: expected the word .* for example beside"),
+        (compare, ["ring", "pictures=a/b"], "pictures=a/b: expected the word"),
         (compare, ["ring", "evaluation.split=validation"], "evaluation.split=validation: leave it out here"),
         (results, ["digits", "clock=a"], "clock=a"),
         (stability, ["models=n7"], "models=n7"),
