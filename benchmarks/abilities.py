@@ -14,8 +14,9 @@ PART is one of
     levels_mnist  two latent levels, HALI's and GibbsNet's                                 (MNIST)
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
-is not run again, an interrupted one goes on.  `phases clock=8` trains nothing and prints the CPU milliseconds of the phases'
-steps, 8 rounds interleaved in one thread, and the steps that take as long as dreaming's.  Run folders:
+is not run again, an interrupted one goes on.  With `pictures=NAME` nothing is recorded: the models' samples of the first seed
+are laid side by side, docs/figures/NAME_PART_*.png.  `phases clock=8` trains nothing and prints the CPU milliseconds of the
+phases' steps, 8 rounds interleaved in one thread, and the steps that take as long as dreaming's.  Run folders:
 runs/abilities/<part>/<model>/<seed>.
 """
 
@@ -27,9 +28,11 @@ from pathlib import Path
 
 from benchmarks import approach, fill, labels, settle, stability
 from benchmarks.contenders import clock, equal_time
+from benchmarks.gallery import gallery
 from benchmarks.runs import (
     REFERENCES,
     command,
+    file,
     finished,
     flat,
     head,
@@ -39,11 +42,13 @@ from benchmarks.runs import (
     matches,
     numbers,
     options,
+    pictures,
     place,
     rounds,
     several,
     summary,
     table,
+    title,
 )
 from benchmarks.stability import CHAIN, YOUNG
 from gibbsnet.config import load
@@ -230,8 +235,9 @@ def main(arguments: Sequence[str]) -> None:
     if part not in PARTS:
         raise SystemExit(f"which part? One of {', '.join(PARTS)}, for example python -m benchmarks.abilities fills")
     usual = PARTS[part]
-    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models), clock="")
+    chosen, more = options(arguments[1:], seeds=usual.seeds, models=",".join(usual.models), clock="", pictures="")
     models, seeds = several(chosen, usual.models)
+    beside = pictures(chosen)
     if many := rounds(chosen):
         if part != "phases" or "dreaming" not in models:
             raise SystemExit(
@@ -241,6 +247,10 @@ def main(arguments: Sequence[str]) -> None:
             configs = {m: load(settings(part, m, seeds[0], more)) for m in models}
         ms = clock(configs, many)
         print(ms, equal_time(ms, "dreaming", 6000), sep="\n")
+        return
+    if beside:
+        folders = {m: finished(settings(part, m, seeds[0], more)) for m in models}
+        print(*gallery(folders, Path("docs", "figures", f"{beside}_{file(title(part, more))}")), sep="\n")
         return
     found = measure(part, models, seeds, more)
     if record := keep(Path("docs", "abilities.json"), part, found, usual.models):

@@ -239,9 +239,7 @@ def main(arguments: Sequence[str]) -> None:
     models, seeds = several(chosen, STEPS[data])
     if chosen["device"] not in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         raise SystemExit(f"device={chosen['device']}: expected cpu, or cuda where there is a GPU")
-    pictures = chosen["pictures"]
-    if pictures and not pictures.isidentifier():
-        raise SystemExit(f"pictures={pictures}: expected the word that the files' names begin with, for example beside")
+    beside = runs.pictures(chosen)
     if many := runs.rounds(chosen):
         with runs.in_one_line():
             configs = {m: load(settings(data, m, more)) for m in models}
@@ -249,9 +247,9 @@ def main(arguments: Sequence[str]) -> None:
         base = "gibbsnet" if "gibbsnet" in models else models[0]
         print(ms, equal_time(ms, base, STEPS[data][base]), sep="\n")
         return
-    if pictures:
+    if beside:
         runs_of = {m: run(data, m, seeds[0], more) for m in models}
-        print(*gallery(runs_of, Path("docs", "figures", f"{pictures}_{file(title(data, more))}")), sep="\n")
+        print(*gallery(runs_of, Path("docs", "figures", f"{beside}_{file(title(data, more))}")), sep="\n")
         return
     found = measure(data, models, seeds, more)
     if record := runs.keep(Path("docs", "comparison.json"), title(data, more), found, STEPS[data]):

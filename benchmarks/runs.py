@@ -75,6 +75,14 @@ def integer(key: str, value: str) -> int:
     return int(value)
 
 
+def pictures(chosen: Mapping[str, str]) -> str:
+    """How the names of the pictures begin that are asked for, `pictures=beside`; empty where none are."""
+    word = chosen["pictures"]
+    if word and not word.isidentifier():
+        raise SystemExit(f"pictures={word}: expected the word that the files' names begin with, for example beside")
+    return word
+
+
 def rounds(chosen: Mapping[str, str]) -> int:
     """Of how many rounds a clock is asked for, `clock=20`; 0 where none is.
 

@@ -2,18 +2,20 @@
 
 How many sweeps the present-at-hand chain of a three-level model needs until z1 settles, with z2 potent, somewhat impotent and
 impotent; and how often an emergency calls a daydreaming chain back to what is before its eyes.  On the validation split.
-Prints two tables and writes <run>/settle.json.
+Prints two tables and writes <run>/settle.json; <run>/figures/settle.png shows how z1 settles.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.runs import asked, in_one_line
+from gibbsnet import plots
 from gibbsnet.chain import Chain, Stance, Wakeful
 from gibbsnet.config import load, read
 from gibbsnet.data import State
@@ -43,7 +45,7 @@ def perceive(module: GibbsNet, judge, chain: Chain, given: State, seed: int) -> 
     again = [module.reconstruct(walk[i], "z1", seed) for i in (0, first, SWEEPS - 1)]
     same = [float((judge(x).argmax(1) == judge(copies["x"]).argmax(1)).double().mean()) for x in again]
     return {
-        "sweeps": first, "d_0": distance[0], "d_1": distance[1], "d_3": distance[3], "band": band,
+        "sweeps": first, "distance": distance, "d_0": distance[0], "d_1": distance[1], "d_3": distance[3], "band": band,
         "mse_0": pixel_mse(again[0], copies["x"]), "mse_settled": pixel_mse(again[1], copies["x"]),
         "mse_last": pixel_mse(again[2], copies["x"]), "same_0": same[0], "same_settled": same[1], "same_last": same[2],
     }  # fmt: skip
@@ -85,7 +87,20 @@ def measure(run: Path, seed: int = 0) -> dict:
         "daydreaming": {str(t): wander(module, judge, daydreaming, given, t, seed) for t in THRESHOLDS},
     }
     write_json(result, run / "settle.json")
+    plots.save(draw(result["present_at_hand"]), run / "figures" / "settle.png")
     return result
+
+
+def draw(found: Mapping[str, Mapping]) -> Figure:
+    """z1's d_i over i for every potency of z2; dotted, in the same colour, the band within which it has settled."""
+    figure = Figure(figsize=(6, 3.6), dpi=plots.DPI, layout="constrained")
+    axes = figure.subplots()
+    for (potency, row), color in zip(found.items(), plots.PALETTE, strict=False):
+        axes.semilogy(row["distance"], color=color, linewidth=1.4, label=f"{potency}: settled after {row['sweeps']}")
+        axes.axhline(row["band"], color=color, linewidth=0.9, linestyle=":")
+    axes.set(xlabel="i, sweeps with x in sight", ylabel="$d_i$ of z1")
+    axes.legend(title="potency of z2", frameon=False, fontsize=8, title_fontsize=8)
+    return figure
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -93,10 +108,10 @@ def main(arguments: Sequence[str]) -> None:
         with in_one_line():
             found = measure(run)
         for first, rows in zip(("potency of z2", "emergency at"), found.values(), strict=True):
-            names = next(iter(rows.values()))
+            names = [n for n in next(iter(rows.values())) if n != "distance"]
             print(f"| {first} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names), sep="\n")
             print(
-                *(f"| {key} | " + " | ".join(f"{v:.3g}" for v in row.values()) + " |" for key, row in rows.items()),
+                *(f"| {key} | " + " | ".join(f"{row[n]:.3g}" for n in names) + " |" for key, row in rows.items()),
                 sep="\n",
             )
 

@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from benchmarks import abilities, results, scale, soak, step
 from benchmarks.alternating import Alternating
@@ -282,9 +284,30 @@ def test_a_part_is_recorded_and_shown(tmp_path, monkeypatch, capsys):
         ([], "which part"),
         (["fills", "models=hali"], "models=hali"),
         (["fills", "seeds=a"], "seeds=a"),
+        (["fills", "pictures=2"], "pictures=2: expected the word"),
     ):
         with pytest.raises(SystemExit, match=words):
             abilities.main(arguments)
+
+
+def test_a_part_s_pictures_are_laid_side_by_side_and_nothing_is_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    grey = {"dreaming": 40, "ready_to_hand": 200}
+
+    def made(settings):
+        run = Path(next(s for s in settings if s.startswith("run=")).removeprefix("run="))
+        (run / "figures").mkdir(parents=True)
+        Image.new("RGB", (700, 700), (grey[run.parent.name],) * 3).save(run / "figures" / "samples.png")
+        return run
+
+    monkeypatch.setattr(abilities, "finished", made)
+    abilities.main(["phases", "seeds=2,3", "models=dreaming,ready_to_hand", "pictures=beside"])
+    (written,) = capsys.readouterr().out.splitlines()
+    assert (
+        written == "docs/figures/beside_phases_samples.png" and (tmp_path / "runs/abilities/phases/dreaming/2").is_dir()
+    )
+    page = np.asarray(Image.open(written).convert("L"))
+    assert page[-1, 5] == 40 and page[-1, -5] == 200 and not (tmp_path / "docs/abilities.json").exists()
 
 
 def test_the_phases_have_a_clock_and_no_other_part(monkeypatch, capsys):
