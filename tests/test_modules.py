@@ -153,7 +153,7 @@ def test_a_falling_floor_is_the_present_weights_alone():
     assert seen == [(m.floors(k)["z"], 0.3) for k in range(8)] and seen[-1] == (0.3, 0.3)
     fresh = module("gibbsnet", "ring", "steps=8", "optim.floor_from=0.9", "size.floor_swept=0.3")
     fresh.load_state_dict(m.state_dict())
-    fresh.kept = m.kept
+    fresh.persistent = m.persistent
     fresh.play(batch(), Noise(0), 0)
     again = [one.play(batch(), Noise(0), 2).diagnostics["loss_critic"] for one in (m, fresh)]
     assert again[0] == again[1] != m.play(batch(), Noise(0), 8).diagnostics["loss_critic"], (

@@ -43,8 +43,10 @@ GAMES = {
     "gibbsnet, persistent": PERSISTENT,
     "gibbsnet, persistent, learned start, rising, cycle": ["model=gibbsnet", SWEPT, "chains.unclamped.learned=[z]",
                                                            "chains.unclamped.rise=10", "game.cycle=0.5"],
-    "gibbsnet, a third persistent, relativistic, no penalties": [*PERSISTENT, "chains.unclamped.persistent=0.33",
-                                                                 "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
+    "gibbsnet, a third persistent, relativistic, no penalties": [
+        *PERSISTENT, "chains.unclamped.persistent=0.33", "chains.unclamped.pool=3", "game.loss=relativistic",
+        "penalty.x=0.0", "penalty.z=0.0",
+    ],
     "gibbsnet2, persistent, moved": ["model=gibbsnet2", "game.shift=1"],
     "labelled, often none known on a rank": ["model=labelled", "data.labels=10", "chains.clamped.mode.y.silent=true",
                                              "graph.y.straight=false", "supervised.y.dreams=0.3"],

@@ -51,7 +51,7 @@ ESSENTIAL = ("seed", "steps", "game", "optim", "model", "graph", "critics", "cha
 FREE = ("network", "graph", "critics")  # whose pieces check what they are made of; null stands for none of it
 OPEN = (*FREE, "size", "penalty", "supervised")  # where a model's or a network's file names its own keys
 CHAIN = (
-    "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "present", "learned", "rise",
+    "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "pool", "present", "learned", "rise",
     "dream_every",
 )  # fmt: skip
 NOTHING = (None, "", "null")
