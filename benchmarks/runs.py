@@ -76,7 +76,11 @@ def integer(key: str, value: str) -> int:
 
 
 def pictures(chosen: Mapping[str, str]) -> str:
-    """How the names of the pictures begin that are asked for, `pictures=beside`; empty where none are."""
+    """How the names of the pictures begin that are asked for, `pictures=beside`; empty where none are.
+
+    Raises:
+        SystemExit: no word.
+    """
     word = chosen["pictures"]
     if word and not word.isidentifier():
         raise SystemExit(f"pictures={word}: expected the word that the files' names begin with, for example beside")

@@ -37,7 +37,7 @@ THRESHOLDS = (
 )  # of daydreaming's emergencies, per pixel in [0, 1] units; None: there is none
 
 
-def perceive(module: GibbsNet, judge, chain: Chain, given: State, seed: int) -> dict[str, float]:
+def perceive(module: GibbsNet, judge, chain: Chain, given: State, seed: int) -> dict[str, float | list[float]]:
     """The present-at-hand chain from its start: when z1 settles, and what z1 then knows of x."""
     copies = {v: x.repeat(COPIES, *[1] * (x.ndim - 1)) for v, x in given.items() if v in chain.given}
     walk = list(islice(module.trajectory(len(copies["x"]), seed, copies, chain=chain), SWEEPS))

@@ -230,12 +230,12 @@ def test_the_ring_s_stable_experiment_is_the_contender_that_stays():
 
 @pytest.mark.parametrize(
     "model, own, unread",
-    [("gibbsnet", [], []), ("ali", [*compare.ALI, "size.floor=0.439", "steps=15200"], ["size.floor_swept"])],
+    [("gibbsnet", [], "size.floor"), ("ali", [*compare.ALI, "steps=15200"], "size.floor_swept")],
 )
 def test_the_experiment_with_one_setting_for_both_is_the_contender(model, own, unread):
     contender = [*compare.settings("digits", f"{model}_tuned"), f"steps={compare.DIGITS[f'{model}_tuned']}"]
     made = load(["experiment=digits_tuned", f"model={model}", *own])
-    assert sorted(differences(made, load(contender))) == ["experiment", *unread]
+    assert sorted(differences(made, load(contender))) == ["experiment", unread]
 
 
 def test_no_two_models_of_a_page_share_a_colour():

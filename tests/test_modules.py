@@ -174,8 +174,12 @@ def test_a_floor_that_cannot_fall_is_refused():
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_the_average_counts_the_steps_that_were_taken(monkeypatch):
     """Batches 0 and 3 pass without a step: the average's weight is that of its own counter, and it begins as a copy."""
-    m = module("gibbsnet", "ring", "optim.skip_nonfinite=1")
-    counted, follow, play = [], m._follow, m._played
+    m = module(
+        "gibbsnet", "ring", "optim.skip_nonfinite=1", "chains.unclamped.steps=1", "chains.unclamped.persistent=0.5"
+    )
+    counted, follow, play, kept_at = [], m._follow, m._played, []
+    keep = m.persistent.keep
+    monkeypatch.setattr(m.persistent, "keep", lambda step, state: kept_at.append(step) or keep(step, state))
     monkeypatch.setattr(m, "_follow", lambda n: counted.append((n, int(m.ema.n_averaged))) or follow(n))
 
     def spoiled(batch, noise, step):
@@ -185,6 +189,7 @@ def test_the_average_counts_the_steps_that_were_taken(monkeypatch):
     monkeypatch.setattr(m, "_played", spoiled)
     trained(m, 6)
     assert counted == [(0, 0), (1, 1), (2, 2), (3, 3)] and m.skipped["all"] == 2
+    assert kept_at == [1, 2, 4, 5], "where they stood before a batch that is passed over they still stand after it"
 
 
 @pytest.mark.filterwarnings("ignore::Warning")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, load
 from gibbsnet.graph import AGE, build_critics, build_graph
 from gibbsnet.noise import Noise
@@ -167,6 +168,12 @@ def test_a_checkpoint_holds_the_chains_of_all_ranks():
     mine = {v: x[:B] for v, x in parts[0].items()}
     m.persistent.keep(3, mine)  # this rank's rows of the one part, all ranks' of the other
     assert m.persistent.here(5, Noise(0, rank=1, ranks=2), B, cpu)["x"] is mine["x"]
+    m.on_load_checkpoint({"kept": parts[1]})  # of a version that knew one part
+    assert m.persistent.parts == {0: parts[1]} and m.persistent.whole == {0}
+    m.on_load_checkpoint({"kept": {1: parts[1]}})  # the other has not begun
+    assert m.persistent.here(0, noise, B, cpu) == {} and m.persistent.saved(None).keys() == {1}
+    m.on_load_checkpoint({"kept": parts})
+    m.persistent.keep(3, mine)
     saved = m.persistent.saved(lambda x: torch.stack([x, x + 1]))
     assert torch.equal(saved[1]["x"], torch.cat([mine["x"], mine["x"] + 1])) and torch.equal(
         saved[0]["x"], parts[0]["x"]
@@ -203,7 +210,8 @@ def test_what_critics_may_hear_is_what_the_last_pass_heard(monkeypatch, steps):
             "each batch gives the chain another x, z2",
         ),
         ("gibbsnet", ["chains.clamped.persistent=0.5"], "persistent can be said of the unclamped chain alone"),
-        ("gibbsnet", ["chains.unclamped.pool=0"], "pool is a number of batches' chains >= 1: got 0"),
+        ("gibbsnet", ["chains.unclamped.pool=2", NONE], "pool=2, but no chain is persistent"),
+        ("gibbsnet", ["chains.unclamped.pool=2", "chains.unclamped.steps=0"], "pool=2, but no chain is persistent"),
         ("gibbsnet", ["critics.joint.hears.x=null"], "critic 'joint': hears 'x' by no network"),
     ],
 )
@@ -221,6 +229,14 @@ def test_a_critic_of_no_variable_is_refused():
 def test_a_share_is_a_number_in_0_1(value):
     with pytest.raises(ConfigError, match=r"expected a (share|number)"):
         load([f"chains.unclamped.persistent={value}"])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "null", "true"])
+def test_a_pool_is_a_number_of_parts(value):
+    with pytest.raises(ConfigError, match=r"chains.unclamped.pool.*: expected (a number|an integer)"):
+        load([f"chains.unclamped.pool={value}"])
+    with pytest.raises(ValueError, match="pool is a number of batches' chains >= 1: got 0"):
+        Chain(["x"], pool=0)
 
 
 def test_a_variable_may_not_be_called_age():

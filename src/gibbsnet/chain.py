@@ -123,6 +123,11 @@ class Chain:
         return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
 
     @property
+    def persists(self) -> bool:
+        """Whether some of the training chains never start again."""
+        return bool(self.persistent and self.range[1])
+
+    @property
     def clamped(self) -> frozenset[str]:
         return frozenset(v for v, stance in self.mode.items() if stance.clamped)
 

@@ -124,6 +124,8 @@ class GibbsNet(Sampler):
             raise ValueError(
                 f"persistent={self.unclamped.persistent}, but each batch gives the chain another {held}: say 0.0"
             )
+        if self.unclamped.pool > 1 and not self.unclamped.persists:
+            raise ValueError(f"pool={self.unclamped.pool}, but no chain is persistent (or steps = 0): say pool=1")
         for chain in (self.clamped, self.unclamped):
             held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there | {AGE}
             for name, critic in self.critics.items():
@@ -227,7 +229,10 @@ class GibbsNet(Sampler):
     def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
         """The clamped chain's last state, where the chains stand, and the game's outcome."""
         inputs, chain = self._inputs(batch, noise, step), self.unclamped
-        if not (self.replays and self._recordable(step)):
+        begun = (
+            bool(inputs["kept"]) or not chain.persists
+        )  # the first of the persistent chains are no kind to come back
+        if not (self.replays and begun and self._recordable(step)):
             self._reseed(noise)
             return self._game(inputs, noise, step)
         # All that `_game` does with the step:
@@ -272,7 +277,7 @@ class GibbsNet(Sampler):
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
         # What is unknown of them, such as a label, is as the clamped chain drew it.
         data = {v: real[v].detach() for v in given}
-        if chain.persistent and chain.range[1]:
+        if chain.persists:
             return self._of_two_ages(chain, noise, real, data, kept)
         held = {v: real[v].detach() for v in sorted(chain.given)}
         return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=data), {})
@@ -453,7 +458,7 @@ class GibbsNet(Sampler):
 
 def _refuse_for_the_clamped(chain: Chain) -> None:
     own = ("present", "dream_every", "learned", "rise", "persistent", "start_from_data")
-    if said := [option for option in own if getattr(chain, option)] + ["pool"] * (chain.pool > 1):
+    if said := [option for option in own if getattr(chain, option)]:
         raise ValueError(
             f"the clamped chain *is* the present: {', '.join(said)} can be said of the unclamped chain alone"
         )

@@ -19,10 +19,9 @@ class Persistent:
 
     def __init__(self, pool: int = 1):
         self.pool = pool
-        self.parts: dict[
-            int, State
-        ] = {}  # those that have begun: this rank's rows, or what a checkpoint holds, those of all
-        self.whole: set[int] = set()  # the parts of which it is those of all
+        # The parts that have begun, with this rank's rows; those in `whole`, as a checkpoint holds them, with the rows of all.
+        self.parts: dict[int, State] = {}
+        self.whole: set[int] = set()
 
     def here(self, step: int, noise: Noise, size: int, device: torch.device) -> State:
         """This rank's rows of the step's part; nothing if it has not begun, or where it is of another size (a resumed run's
@@ -45,6 +44,7 @@ class Persistent:
             for now, state in self.parts.items()
         }
 
-    def load(self, saved: dict[int, State]) -> None:
-        """What a checkpoint holds."""
-        self.parts, self.whole = dict(saved), set(saved)
+    def load(self, saved: dict[int, State] | State) -> None:
+        """What a checkpoint holds; one from before there were parts holds one part's state."""
+        self.parts = dict(saved) if all(isinstance(now, int) for now in saved) else {0: saved}
+        self.whole = set(self.parts)
