@@ -67,7 +67,6 @@ TUNED = {
 }  # fmt: skip
 YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
 OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
-POOL = "chains.unclamped.pool=8"  # eight times as many of them
 # Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
 # GibbsNet's, "{steps}" its number of sweeps as published.
 CONTENDERS = {
@@ -84,8 +83,6 @@ CONTENDERS = {
     "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
     "untied": ["model={untied}", "chains.unclamped.steps=0", "size.floor_swept={floor}"],
     "gibbsnet_sharp": ["model=gibbsnet", "size.floor_swept={own}"],
-    "gibbsnet_pool": [*OLD, "chains.unclamped.steps=[0,1]", POOL],
-    "gibbsnet_pool_sharp": [*OLD, "chains.unclamped.steps=[0,1]", POOL, "size.floor_swept={own}"],
     "ali_shift": [*ALI, "size.floor={floor}", "game.shift=1"],
     "gibbsnet_shift": [*OLD, "chains.unclamped.steps=[0,1]", "game.shift=1"],
     "ali_cycle_sharp": [*ALI, "size.floor={own}", "game.cycle=1.0"],
@@ -121,7 +118,7 @@ GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, 
         "ali_cycle_sharp": 9200, "gibbsnet_cycle_sharp": 8500, "gibbsnet_cycle_late": 8900}  # fmt: skip
 DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 12000, "gibbsnet_persistent": 10600,
           "gibbsnet_cycle": 9200, "gibbsnet_short": 12300, "gibbsnet_mixed": 11000,
-          "gibbsnet_cut": 13400, "untied": 8000, "gibbsnet_sharp": 12300, "gibbsnet_pool": 12300, "gibbsnet_pool_sharp": 12300,
+          "gibbsnet_cut": 13400, "untied": 8000, "gibbsnet_sharp": 12300,
           "ali_shift": 14400, "gibbsnet_shift": 11900,
           "ali_tuned": 15200, "gibbsnet_tuned": 12300}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
@@ -132,7 +129,7 @@ MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000
 # gibbsnet_cycle_late sweeps for 900 steps. On images gibbsnet_short_sharp is gibbsnet_sharp, and on the grid such chains learn
 # next to nothing: on the ring alone. On the grid gibbsnet_persistent is gibbsnet_short already; gibbsnet_cycle is not timed
 # there, nor on CIFAR-10, nor there gibbsnet_short and gibbsnet_mixed: estimates. gibbsnet_short_cycle: of a clock beside
-# gibbsnet_short; on MNIST alone. A pool costs nothing beside its memory.
+# gibbsnet_short; on MNIST alone.
 # CIFAR-10: of milliseconds on a GPU; a twentieth of the published recipe's 200,000.
 CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 10000, "gibbsnet_persistent": 6200,
            "gibbsnet_cycle": 5700, "gibbsnet_short": 7100, "gibbsnet_mixed": 6400,

@@ -1,10 +1,11 @@
 """Chains that never start again: what becomes of them in a batch, and what the critics know of it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, load
 from gibbsnet.graph import AGE, build_critics, build_graph
 from gibbsnet.noise import Noise
@@ -33,7 +34,7 @@ def test_the_first_places_go_on_and_the_others_start_again():
     m, plain = game(), module("gibbsnet", "ring", SETTINGS[0], NONE)
     plain.load_state_dict(m.state_dict())
     start = m.pairs(batch(), Noise(9)).kept
-    m.persistent.keep(0, start)
+    m.kept = start
     for key in range(4):
         _, fake, kept = m.pairs(batch(), Noise(key))
         on, end = walked(m, start, key)
@@ -48,11 +49,10 @@ def test_the_first_places_go_on_and_the_others_start_again():
 def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
     """Another average, another chain; no gradient but that of the one sweep."""
     m = game()
-    start = m.pairs(batch(), Noise(9)).kept
-    m.persistent.keep(0, start)
+    m.kept = m.pairs(batch(), Noise(9)).kept
     before, sent = m.pairs(batch(), Noise(0)), m.pairs(batch(), Noise(0)).fake["x"][OLD].sum()
     gradient = torch.autograd.grad(sent, m._players[0])
-    _, end = walked(m, start)
+    _, end = walked(m, m.kept)
     by_hand = torch.autograd.grad(end["x"].sum(), m._players[0])
     assert all(torch.allclose(a, b) for a, b in zip(gradient, by_hand, strict=True))
     assert all(g is not None and g.any() for g in gradient), "the encoder's as well, through the decoder"
@@ -64,28 +64,13 @@ def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
-@pytest.mark.parametrize("pool", [1, 3])
-def test_training_hands_the_chains_on_in_turn(monkeypatch, pool):
-    """Each batch goes on with the chains of the batch `pool` before it, the first ones with none."""
-    m, seen = game("optim.lr=0.0", "optim.lr_critic=0.0", f"chains.unclamped.pool={pool}"), []
+def test_training_hands_the_chain_on(monkeypatch):
+    m, seen = game("optim.lr=0.0", "optim.lr_critic=0.0"), []
     pairs = type(m).pairs
-    monkeypatch.setattr(type(m), "pairs", watched(pairs, seen))
-    trained(m, 7)
-    assert len(seen) == 7 and all(before == {} for before, _ in seen[:pool])
-    for (_, stood), (goes_on, _) in zip(seen, seen[pool:], strict=False):
-        assert set(goes_on) == {"x", "z"} and all(goes_on[v] is stood[v] for v in goes_on)
-    assert m.persistent.parts == {k % pool: seen[k][1] for k in range(7 - pool, 7)}
-
-
-def watched(pairs, seen):
-    """`pairs`, of which what it is given and what it gives of persistent chains is written down."""
-
-    def watch(self, batch, noise, step, kept):
-        made = pairs(self, batch, noise, step, kept)
-        seen.append((kept, made.kept))
-        return made
-
-    return watch
+    monkeypatch.setattr(type(m), "pairs", lambda self, *a: seen.append((self.kept, pairs(self, *a))) or seen[-1][1])
+    trained(m, 3)
+    assert seen[0][0] == {} and all(a[1].kept is b[0] for a, b in pairwise(seen))
+    assert m.kept is seen[-1][1].kept and set(m.kept) == {"x", "z"}
 
 
 def test_critics_hear_which_chains_are_old():
@@ -133,7 +118,7 @@ def test_old_chains_go_on_by_the_average_as_it_samples():
     """Without the dropout that the weights in training have, and with the young starting from data where they are to."""
     m = game("network.encode.dropout=0.5")
     m.train()
-    m.persistent.keep(0, m.pairs(batch(), Noise(9)).kept)
+    m.kept = m.pairs(batch(), Noise(9)).kept
     a, b = (m.pairs(batch(), Noise(0)) for _ in range(2))
     assert torch.equal(a.kept["x"][OLD], b.kept["x"][OLD]) and not torch.equal(a.fake["x"][OLD], b.fake["x"][OLD])
     m = game("chains.unclamped.steps=1", "chains.unclamped.start_from_data=1.0")
@@ -145,39 +130,21 @@ def test_old_chains_go_on_by_the_average_as_it_samples():
 def test_a_kept_chain_of_another_size_is_not_gone_on_with():
     m = game()
     start = m.pairs(batch(), Noise(0)).kept["x"]
-    m.persistent.keep(0, {v: torch.randn(4, 2).double() for v in ("x", "z")})
+    m.kept = {v: torch.randn(4, 2).double() for v in ("x", "z")}
     assert torch.equal(m.pairs(batch(), Noise(0)).kept["x"], start)
 
 
-def test_a_checkpoint_holds_the_chains_of_all_ranks():
+def test_a_checkpoint_holds_the_chain_of_all_ranks():
     """Each goes on with its rows, or, where the checkpoint's batch was another, all begin anew; none with another's."""
-    m, cpu = game("chains.unclamped.pool=2"), torch.device("cpu")
-    parts = {
-        k: {v: torch.arange(2.0 * B).view(-1, 1).expand(-1, 2).double() + 100 * k for v in ("x", "z")} for k in (0, 1)
-    }
-    m.on_load_checkpoint({"kept": parts})
+    m, rows = game(), {v: torch.arange(2.0 * B).view(-1, 1).expand(-1, 2).double() for v in ("x", "z")}
+    m.on_load_checkpoint({"kept": rows})
     for rank in range(2):
-        rows, noise = slice(rank * B, (rank + 1) * B), Noise(0, rank=rank, ranks=2)
-        for step in range(4):
-            assert torch.equal(m.persistent.here(step, noise, B, cpu)["x"], parts[step % 2]["x"][rows])
-            assert m.persistent.here(step, noise, 2 * B, cpu) == {}
+        here = m._kept_here(Noise(0, rank=rank, ranks=2), B)
+        assert torch.equal(here["x"], rows["x"][rank * B : (rank + 1) * B])
+        assert m._kept_here(Noise(0, rank=rank, ranks=2), 2 * B) == {}
     checkpoint = {}
     m.on_save_checkpoint(checkpoint)
-    assert checkpoint["kept"].keys() == parts.keys(), "saved before a step, as it was read"
-    assert all(torch.equal(checkpoint["kept"][k]["x"], parts[k]["x"]) for k in parts)
-    mine = {v: x[:B] for v, x in parts[0].items()}
-    m.persistent.keep(3, mine)  # this rank's rows of the one part, all ranks' of the other
-    assert m.persistent.here(5, Noise(0, rank=1, ranks=2), B, cpu)["x"] is mine["x"]
-    m.on_load_checkpoint({"kept": parts[1]})  # of a version that knew one part
-    assert m.persistent.parts == {0: parts[1]} and m.persistent.whole == {0}
-    m.on_load_checkpoint({"kept": {1: parts[1]}})  # the other has not begun
-    assert m.persistent.here(0, noise, B, cpu) == {} and m.persistent.saved(None).keys() == {1}
-    m.on_load_checkpoint({"kept": parts})
-    m.persistent.keep(3, mine)
-    saved = m.persistent.saved(lambda x: torch.stack([x, x + 1]))
-    assert torch.equal(saved[1]["x"], torch.cat([mine["x"], mine["x"] + 1])) and torch.equal(
-        saved[0]["x"], parts[0]["x"]
-    )
+    assert torch.equal(checkpoint["kept"]["x"], rows["x"]), "saved before a step, as it was read"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
@@ -210,8 +177,6 @@ def test_what_critics_may_hear_is_what_the_last_pass_heard(monkeypatch, steps):
             "each batch gives the chain another x, z2",
         ),
         ("gibbsnet", ["chains.clamped.persistent=0.5"], "persistent can be said of the unclamped chain alone"),
-        ("gibbsnet", ["chains.unclamped.pool=2", NONE], "pool=2, but no chain is persistent"),
-        ("gibbsnet", ["chains.unclamped.pool=2", "chains.unclamped.steps=0"], "pool=2, but no chain is persistent"),
         ("gibbsnet", ["critics.joint.hears.x=null"], "critic 'joint': hears 'x' by no network"),
     ],
 )
@@ -229,14 +194,6 @@ def test_a_critic_of_no_variable_is_refused():
 def test_a_share_is_a_number_in_0_1(value):
     with pytest.raises(ConfigError, match=r"expected a (share|number)"):
         load([f"chains.unclamped.persistent={value}"])
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "null", "true"])
-def test_a_pool_is_a_number_of_parts(value):
-    with pytest.raises(ConfigError, match=r"chains.unclamped.pool.*: expected (a number|an integer)"):
-        load([f"chains.unclamped.pool={value}"])
-    with pytest.raises(ValueError, match="pool is a number of batches' chains >= 1: got 0"):
-        Chain(["x"], pool=0)
 
 
 def test_a_variable_may_not_be_called_age():

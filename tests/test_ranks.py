@@ -29,7 +29,7 @@ from tests.toy import Toy
 
 SWEPT = "chains.unclamped.steps=[1,3]"
 YOUNG = ["model=gibbsnet", "chains.unclamped.persistent=0.0"]
-PERSISTENT = ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5", "chains.unclamped.pool=3"]
+PERSISTENT = ["model=gibbsnet", SWEPT, "chains.unclamped.persistent=0.5"]
 GAMES = {
     "ali": ["model=ali"],
     "ali, relativistic": ["model=ali", "game.loss=relativistic"],
@@ -43,10 +43,8 @@ GAMES = {
     "gibbsnet, persistent": PERSISTENT,
     "gibbsnet, persistent, learned start, rising, cycle": ["model=gibbsnet", SWEPT, "chains.unclamped.learned=[z]",
                                                            "chains.unclamped.rise=10", "game.cycle=0.5"],
-    "gibbsnet, a third persistent, relativistic, no penalties": [
-        *PERSISTENT, "chains.unclamped.persistent=0.33", "chains.unclamped.pool=1", "game.loss=relativistic",
-        "penalty.x=0.0", "penalty.z=0.0",
-    ],
+    "gibbsnet, a third persistent, relativistic, no penalties": [*PERSISTENT, "chains.unclamped.persistent=0.33",
+                                                                 "game.loss=relativistic", "penalty.x=0.0", "penalty.z=0.0"],
     "gibbsnet2, persistent, moved": ["model=gibbsnet2", "game.shift=1"],
     "labelled, often none known on a rank": ["model=labelled", "data.labels=10", "chains.clamped.mode.y.silent=true",
                                              "graph.y.straight=false", "supervised.y.dreams=0.3"],
@@ -148,15 +146,14 @@ def test_two_ranks_with_half_a_batch_each_train_as_one_with_the_whole(together, 
     last = checkpoint(folder / "two" / game)
     assert int(last["state_dict"]["images"]) == 20 * 100, "a step sees the batch of all ranks together"
     config = load(GAMES[game])
-    chain = config["chains"]["unclamped"]
-    rows = {k: {v: len(x) for v, x in part.items()} for k, part in last["kept"].items()}
-    assert rows == {k: dict.fromkeys(config["graph"], 100) for k in range(chain["pool"]) if chain["persistent"]}
+    kept = config["graph"] if config["chains"]["unclamped"]["persistent"] else {}
+    assert {v: len(x) for v, x in last["kept"].items()} == dict.fromkeys(kept, 100)
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(together, folder, settings):
     assert (
         checkpoint(folder / "from two")["global_step"] == 10
-        and [len(part["x"]) for part in checkpoint(folder / "from two")["kept"].values()] == [100] * 3
+        and len(checkpoint(folder / "from two")["kept"]["x"]) == 100
     )
     fit(folder / "from two", [*PERSISTENT, *settings])
     fit(folder / "never stopped", [*PERSISTENT, *settings])

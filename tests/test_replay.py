@@ -19,7 +19,6 @@ DEVICES = [
 KINDS = {
     "ali": ["model=ali"],
     "gibbsnet": ["model=gibbsnet", "game.lazy=2"],
-    "pooled": ["model=gibbsnet", "chains.unclamped.pool=2"],
     "rising": ["model=gibbsnet", "chains.unclamped.steps=[1,3]", "chains.unclamped.rise=12", "game.cycle=0.5"],
     "mixed, moved": ["model=gibbsnet", "chains.unclamped.steps=[0,[1,2]]", "game.shift=1"],
     "falling": ["model=gibbsnet", "optim.floor_from=0.9"],

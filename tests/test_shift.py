@@ -97,7 +97,7 @@ def test_both_sides_are_moved_for_the_critics_and_for_nobody_else(model, monkeyp
     assert torch.equal(sides[0][0], x) and all(torch.equal(seen[0][k]["z"], seen[2][k]["z"]) for k in (0, 1))
     assert torch.equal(seen[0][2]["cycle"], seen[2][2]["cycle"])
     assert not torch.equal(a.graph[0], b.graph[0]) and not torch.equal(a.critic[0], b.critic[0])
-    kept = [m._game(m._inputs({"x": x}, Noise(5), 0), Noise(5), 0) for m in (plain, shifted)]
+    kept = [m._game(m._inputs({"x": x}, Noise(5)), Noise(5), 0) for m in (plain, shifted)]
     for state in (0, 1):  # the clamped chain's end, whose moments are followed, and where persistent chains stand
         assert all(torch.equal(kept[0][state][v], kept[1][state][v]) for v in kept[0][state])
 

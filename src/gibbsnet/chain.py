@@ -66,7 +66,6 @@ class Chain:
         start_from_data: share of the examples that start whose observed variables are replaced, after the start pass, by the
             data; where a sweep redraws those before anyone has heard them (`unshared`), nothing is left of that.
         persistent: share of a batch's places whose chain never starts again, see `onward` and `aged`; none where steps = 0.
-        pool: how many times as many of these chains there are as a batch has places for; the batches go on with them in turn.
         present: variables that start from the present, the clamped chain's last state, and are free from then on.
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
         rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
@@ -80,7 +79,6 @@ class Chain:
     mode: Mapping[str, Stance] = field(default_factory=dict)
     start_from_data: float = 0.0
     persistent: float = 0.0
-    pool: int = 1
     present: Sequence[str] = ()
     learned: Sequence[str] = ()
     rise: int = 0
@@ -103,8 +101,6 @@ class Chain:
         for name, batches in (("dream_every", self.dream_every), ("rise", self.rise)):
             if batches < 0:
                 raise ValueError(f"{name} is a number of batches >= 0: got {batches}")
-        if self.pool < 1:
-            raise ValueError(f"pool is a number of batches' chains >= 1: got {self.pool}")
         if self.grad_draws < 1:
             raise ValueError(f"grad_draws must be >= 1, or nothing would be learned: got {self.grad_draws}")
 
@@ -121,11 +117,6 @@ class Chain:
     def range(self) -> tuple[int, int]:
         """(least, greatest) number of sweeps."""
         return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
-
-    @property
-    def persists(self) -> bool:
-        """Whether some of the training chains never start again."""
-        return bool(self.persistent and self.range[1])
 
     @property
     def clamped(self) -> frozenset[str]:

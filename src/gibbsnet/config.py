@@ -51,11 +51,9 @@ ESSENTIAL = ("seed", "steps", "game", "optim", "model", "graph", "critics", "cha
 FREE = ("network", "graph", "critics")  # whose pieces check what they are made of; null stands for none of it
 OPEN = (*FREE, "size", "penalty", "supervised")  # where a model's or a network's file names its own keys
 CHAIN = (
-    "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "pool", "present", "learned", "rise",
+    "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "present", "learned", "rise",
     "dream_every",
 )  # fmt: skip
-# What keys are worth in a run that is older than they are, where that is another training or not.
-SINCE = {"chains.unclamped.pool": 1}
 NOTHING = (None, "", "null")
 
 
@@ -146,7 +144,6 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         [f"chains.{chain}.{share}" for chain in ("clamped", "unclamped") for share in ("persistent", "start_from_data")],
         ("a share in [0, 1]", lambda v: _is_number(v, 0, 1)),
     ),
-    "chains.unclamped.pool": ("an integer of at least 1", lambda v: _is_int(v, 1)),
     **dict.fromkeys((f"chains.{chain}.steps" for chain in ("clamped", "unclamped")), (SWEEPS, lambda v: _is_sweeps(v))),
     "optim.betas": (
         "two numbers in [0, 1)",
@@ -539,7 +536,7 @@ def read(run: str | Path) -> dict:
 
 def differences(a: Mapping, b: Mapping) -> list[str]:
     """The keys in which two configurations would train different weights."""
-    left, right = (SINCE | dict(leaves(c)) for c in (a, b))
+    left, right = (dict(leaves(c)) for c in (a, b))
     keys = [k for k in {**left, **right} if not any(k == c or k.startswith(f"{c}.") for c in CIRCUMSTANCES)]
     return [k for k in keys if left.get(k) != right.get(k)]
 

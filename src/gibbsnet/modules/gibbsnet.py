@@ -18,7 +18,6 @@ from gibbsnet.chain import Chain, check_hearing, check_pairing, part
 from gibbsnet.families import Gaussian
 from gibbsnet.game import Game, Outcome
 from gibbsnet.graph import AGE, Audible, Graph, State, build_critics, build_graph
-from gibbsnet.modules.persistent import Persistent
 from gibbsnet.modules.sampling import Sampler, build_chain, check_names
 from gibbsnet.noise import Noise, seed_of
 from gibbsnet.replay import Replayed
@@ -105,7 +104,8 @@ class GibbsNet(Sampler):
         self.ema = AveragedModel(self.graph).requires_grad_(False)  # nobody's to learn: DDP keeps no buckets for it
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
-        self.persistent = Persistent(self.unclamped.pool)
+        self.kept: State = {}  # where a persistent chain stands: this rank's part, or what a checkpoint holds, that of all
+        self.kept_by_all = False
         self.replays = False  # whether steps are recorded and replayed, see `replay`
         self.diagnostics: dict[str, Tensor] = {}
         # Of the last batch that took them: a row of the record may come between two.
@@ -124,8 +124,6 @@ class GibbsNet(Sampler):
             raise ValueError(
                 f"persistent={self.unclamped.persistent}, but each batch gives the chain another {held}: say 0.0"
             )
-        if self.unclamped.pool > 1 and not self.unclamped.persists:
-            raise ValueError(f"pool={self.unclamped.pool}, but no chain is persistent (or steps = 0): say pool=1")
         for chain in (self.clamped, self.unclamped):
             held = {v for block in chain.draws(chain.range[0]) for v, _ in block} | chain.there | {AGE}
             for name, critic in self.critics.items():
@@ -195,8 +193,7 @@ class GibbsNet(Sampler):
                 for buffer, value in zip(self._statistics, before, strict=True):
                     buffer.copy_(value)
             else:
-                if kept:
-                    self.persistent.keep(step, kept)
+                self.kept, self.kept_by_all = kept, False
                 for v, moments in self.graph.moments.items():
                     moments.follow(*self._reduce(moments.of(real[v].to(moments.first.dtype))))
                 self._follow(step - self.skipped["all"])
@@ -224,15 +221,12 @@ class GibbsNet(Sampler):
 
     def play(self, batch: State, noise: Noise, step: int = 0) -> Outcome:
         """One game on one batch: both players' gradients and the diagnostics, no weight changed."""
-        return self._game(self._inputs(batch, noise, step), noise, step)[2]
+        return self._game(self._inputs(batch, noise), noise, step)[2]
 
     def _played(self, batch: State, noise: Noise, step: int) -> tuple[State, State, Outcome]:
         """The clamped chain's last state, where the chains stand, and the game's outcome."""
-        inputs, chain = self._inputs(batch, noise, step), self.unclamped
-        begun = (
-            bool(inputs["kept"]) or not chain.persists
-        )  # the first of the persistent chains are no kind to come back
-        if not (self.replays and begun and self._recordable(step)):
+        inputs, chain = self._inputs(batch, noise), self.unclamped
+        if not (self.replays and self._recordable(step)):
             self._reseed(noise)
             return self._game(inputs, noise, step)
         # All that `_game` does with the step:
@@ -241,9 +235,9 @@ class GibbsNet(Sampler):
         diagnostics = {name: value.clone() for name, value in outcome.diagnostics.items()}
         return real, {v: x.clone() for v, x in kept.items()}, outcome._replace(diagnostics=diagnostics)
 
-    def _inputs(self, batch: State, noise: Noise, step: int) -> dict[str, State]:
+    def _inputs(self, batch: State, noise: Noise) -> dict[str, State]:
         """What a game reads that is another in every step."""
-        return {"batch": batch, "kept": self.persistent.here(step, noise, len(batch["x"]), self.device)}
+        return {"batch": batch, "kept": self._kept_here(noise, len(batch["x"]))}
 
     def _game(self, inputs: Mapping[str, State], noise: Noise, step: int) -> tuple[State, State, Outcome]:
         """What `_played` gives: a function of the inputs, the noise, the weights and, where it is recorded, the kind of step."""
@@ -271,13 +265,13 @@ class GibbsNet(Sampler):
         kept: where this rank's persistent chains stand, if not where the module has them.
         """
         given, size = self._held(batch), len(batch["x"])
-        kept = self.persistent.here(step, noise, size, self.device) if kept is None else kept
+        kept = self._kept_here(noise, size) if kept is None else kept
         self._set_floors(step)
         real = self.clamped.run(self.graph, noise.at("clamped"), given, self._known(batch), batch=size)
         chain, noise = self.unclamped.during(step), noise.at("unclamped")
         # What is unknown of them, such as a label, is as the clamped chain drew it.
         data = {v: real[v].detach() for v in given}
-        if chain.persists:
+        if chain.persistent and chain.range[1]:
             return self._of_two_ages(chain, noise, real, data, kept)
         held = {v: real[v].detach() for v in sorted(chain.given)}
         return Pairs(real, chain.run(self.graph, noise, held, batch=size, data=data), {})
@@ -354,13 +348,21 @@ class GibbsNet(Sampler):
         """Where labels that are to be silent when they are unknown are known."""
         return {v: mask[:, 0] for v, mask in self._known(data).items() if self.clamped.mode[v].silent}
 
+    def _kept_here(self, noise: Noise, size: int) -> State:
+        """This rank's part of the persistent chain; a chain of another size (a resumed run's batch) begins anew."""
+        kept, whole = {v: x.to(self.device) for v, x in self.kept.items()}, self.kept_by_all
+        if not kept or len(kept["x"]) != (size * noise.ranks if whole else size):
+            return {}
+        return part(kept, slice(noise.rank * size, (noise.rank + 1) * size)) if whole else kept
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["kept"] = self.persistent.saved(self.all_gather)
+        whole = self.kept_by_all
+        checkpoint["kept"] = {v: x if whole else self.all_gather(x).flatten(0, -x.ndim) for v, x in self.kept.items()}
         checkpoint["skipped"] = dict(self.skipped)
         checkpoint["penalties"] = {name: self.all_gather(x).mean() for name, x in self.penalties.items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.persistent.load(checkpoint.get("kept", {}))
+        self.kept, self.kept_by_all = checkpoint.get("kept", {}), True
         self.skipped = dict(checkpoint.get("skipped", self.skipped))
         self.penalties = checkpoint.get("penalties", {})
 
