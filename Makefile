@@ -52,6 +52,7 @@ results: install
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	for part in labels fills fills_mnist fills_labels levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
+	$(BIN)/python -m benchmarks.abilities phases pictures=beside
 	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports
 
