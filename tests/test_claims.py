@@ -117,6 +117,20 @@ def test_3_another_encoder_in_the_chain_leaves_the_joint(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_3_another_encoder_may_keep_the_joint_and_lead_in_circles(seed):
+    """The last pair does not say that its z belongs to the x before it. With the joint's own two conditionals a settled chain is
+    reversible and its operator positive."""
+    _, _, q, _, p, _ = world(seed)
+    own = np.linalg.eigvals(kernel(q, p))
+    assert np.abs(own.imag).max() < 1e-9 and own.real.min() > -1e-9
+    shared = 0.9 * np.eye(3) + 0.1 / 3  # q(z|x) and, x being uniform, p(x|z)
+    other = np.roll(shared, 1, axis=1)
+    assert all(tv(law, shared / 3) < 1e-12 for law in unclamped_laws(other, shared, np.full(3, 1 / 3), 50))
+    assert np.diag(kernel(shared, shared)).min() > 0.8 and np.diag(kernel(other, shared)).max() < 0.1
+    assert np.abs(np.linalg.eigvals(kernel(other, shared)).imag).max() > 0.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_4_a_marginal_score_cannot_test_the_claim(seed):
     _, qx, q, joint, p, r = world(seed)
     for law in unclamped_laws(q, np.tile(qx, (len(p), 1)), r, 5):
