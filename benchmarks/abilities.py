@@ -32,7 +32,7 @@ from benchmarks.gallery import gallery
 from benchmarks.runs import (
     REFERENCES,
     command,
-    file,
+    figure,
     finished,
     flat,
     head,
@@ -48,7 +48,6 @@ from benchmarks.runs import (
     several,
     summary,
     table,
-    title,
 )
 from benchmarks.stability import CHAIN, YOUNG
 from gibbsnet.config import load
@@ -250,7 +249,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if beside:
         folders = {m: finished(settings(part, m, seeds[0], more)) for m in models}
-        print(*gallery(folders, Path("docs", "figures", f"{beside}_{file(title(part, more))}")), sep="\n")
+        print(*gallery(folders, figure(beside, part, {"settings": more})), sep="\n")
         return
     found = measure(part, models, seeds, more)
     if record := keep(Path("docs", "abilities.json"), part, found, usual.models):

@@ -25,7 +25,6 @@ from benchmarks.runs import (
     command,
     compared,
     figure,
-    file,
     finished,
     head,
     lasting,
@@ -249,7 +248,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if beside:
         runs_of = {m: run(data, m, seeds[0], more) for m in models}
-        print(*gallery(runs_of, Path("docs", "figures", f"{beside}_{file(title(data, more))}")), sep="\n")
+        print(*gallery(runs_of, figure(beside, data, {"settings": more})), sep="\n")
         return
     found = measure(data, models, seeds, more)
     if record := runs.keep(Path("docs", "comparison.json"), title(data, more), found, STEPS[data]):

@@ -15,9 +15,9 @@ WIDTHS = 350, 290, 240, 200, 160  # pixels of a picture: the widest whose row is
 GAP, HEAD = 10, 24  # pixels between two pictures, and above them for the model's name
 
 
-def gallery(folders: Mapping[str, Path], prefix: Path) -> list[Path]:
-    """Writes <prefix>_<kind>.png of every kind that all runs have, and returns their paths; at most 200 KiB each, if the
-    narrowest pictures allow it.
+def gallery(folders: Mapping[str, Path], row: Path) -> list[Path]:
+    """Writes of every kind that all runs have a row of pictures, for row.png as row_<kind>.png, and returns their paths; at most
+    200 KiB each, if the narrowest pictures allow it.
 
     folders: name -> the run's folder.
 
@@ -28,7 +28,7 @@ def gallery(folders: Mapping[str, Path], prefix: Path) -> list[Path]:
     for kind in KINDS:
         pictures = {name: folder / "figures" / f"{kind}.png" for name, folder in folders.items()}
         if all(path.exists() for path in pictures.values()):
-            written.append(prefix.with_name(f"{prefix.name}_{kind}.png"))
+            written.append(row.with_name(f"{row.name.removesuffix('.png')}_{kind}.png"))
             for width in WIDTHS:
                 save(beside(pictures, width), written[-1])
                 if written[-1].stat().st_size <= LIMIT:
