@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import abilities, approach, compare, fill, gallery, labels, results, runs, settle, stability
+from benchmarks import abilities, approach, compare, fill, gallery, labels, results, runs, settle, stability, walk
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
@@ -506,8 +506,8 @@ def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
         (labels, ["run=none", "samples=abc"], "samples=abc: expected an integer"),
         (labels, ["run=none", "sample=abc"], "unknown 'sample': expected run=FOLDER, split=test"),
         (fill, ["run=none", "images=some"], "images=some"),
-        *((c, [], "which run") for c in (approach, fill, labels, settle)),
-        *((c, ["run=none"], "none/config.yaml does not exist") for c in (approach, fill, labels, settle)),
+        *((c, [], "which run") for c in (approach, fill, labels, settle, walk)),
+        *((c, ["run=none"], "none/config.yaml does not exist") for c in (approach, fill, labels, settle, walk)),
         *((c, ["run=none", "chains=5"], "unknown 'chains'") for c in (approach, fill, labels, settle)),
     ],
 )
@@ -673,6 +673,31 @@ def test_the_second_eigenvalue_and_the_slope_are_found_on_tables():
     assert (pi[:4] - torch.tensor(expected)).abs().max() < 0.01
     distance = 0.4 * 0.9 ** torch.arange(60.0).double() + 1e-4
     assert approach.rate(distance, 0.01) == pytest.approx(0.9, abs=0.005) and approach.rate(distance, 0.3) is None
+
+
+def test_a_walk_in_circles_is_told_from_one_that_stays():
+    """Three classes: each to the next in .9 of the sweeps, or in .9 to itself; a fourth where nobody ever was."""
+    stays = torch.zeros(4, 4, dtype=torch.float64)
+    stays[:3, :3] = 85 * torch.eye(3) + 5
+    found, circles = walk.walked(stays), walk.walked(stays[[1, 2, 0, 3]])
+    assert found["stays"] == pytest.approx(0.9) and circles["stays"] == pytest.approx(0.05)
+    assert [pytest.approx(v, abs=1e-6) for v in found["eigenvalues"]] == [(1, 0), (0.85, 0), (0.85, 0)]
+    assert sorted((round(size, 6), round(abs(angle))) for size, angle in circles["eigenvalues"]) == [
+        (0.85, 120)
+    ] * 2 + [(1, 0)]
+    assert circles["transitions"][0] == pytest.approx([0.05, 0.9, 0.05, 0]) and circles["transitions"][3] == [0] * 4
+
+
+def test_a_model_s_walk_is_written_and_told(tmp_path, monkeypatch, capsys):
+    m, data = module("gibbsnet", "ring").float(), DataModule("ring")
+    data.setup()
+    monkeypatch.setattr(walk, "opened", lambda run: (m, yardstick(data.data, None, data.data.train), data))
+    walk.main([f"run={tmp_path}", "chains=50"])
+    found, said = json.loads((tmp_path / "walk.json").read_text()), capsys.readouterr().out
+    assert (
+        len(found["transitions"]) == 8 and 0 <= found["stays"] <= 1 and found["eigenvalues"][0][0] == pytest.approx(1)
+    )
+    assert f"{found['stays']:.2f} stay" in said and said.count(" -> ") == 8
 
 
 def test_the_approach_of_a_model_has_all_its_starts():
