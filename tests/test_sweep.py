@@ -151,11 +151,18 @@ def test_a_failing_trial_is_recorded_and_ends_nothing(write, capsys):
         assert states["relativistic", seed]["state"] == "failed" and states["relativistic", seed]["value"] is None
         assert states["relativistic", seed]["error"] == "exit code 1: no such game today"
         assert states["nonsaturating", seed]["state"] == "complete"
-    assert "failed: exit code 1: no such game today" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "failed: exit code 1: no such game today" in said
+    assert said.splitlines()[-1].startswith("runs/sweeps/file: 4 trials, 2 of them failed, best val/distance ")
 
 
-def test_a_trial_without_a_finite_value_has_failed(write):
-    assert main(["sweep", write(), "trials=1", "optim.clip=0.5"]) == 0
+def test_a_sweep_whose_trials_have_all_failed_has_failed(write, capsys):
+    """A trial without a finite value has failed as well; another command of the sweep tells so again."""
+    for _ in range(2):
+        assert main(["sweep", write(), "trials=1", "optim.clip=0.5"]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("gibbsnet sweep: runs/sweeps/file: 1 trial, 1 of them failed, none with a value")
+        assert "no finite value of val/distance" in said and "train.log" in said
     assert result()["trials"][0]["error"] == "no finite value of val/distance in history.jsonl"
 
 

@@ -21,14 +21,15 @@ def sweep(arguments: Sequence[str]) -> Path:
     """Runs trials until there are `trials` of them; returns the sweep's folder.
 
     The folder holds study.log (the search), sweep.json (every trial), parallel.png, and a run folder for each trial. The same
-    command goes on where an interrupted one stopped: a trial that was cut off is resumed. A trial that fails is recorded.
+    command goes on where an interrupted one stopped: a trial that was cut off is resumed. A trial that fails is recorded; a
+    sweep all of whose trials do has failed.
 
     Arguments:
         arguments: the file, trials=N (in all; by default the file's run_cap, or the whole grid), out=FOLDER (by default
             runs/sweeps/<the file's name>), and settings for every trial.
 
     Raises:
-        ConfigError: bad arguments, a bad file, or another sweep in the folder.
+        ConfigError: bad arguments, a bad file, or another sweep in the folder; no trial has a value.
         BlockingIOError: another process is at work there.
         KeyboardInterrupt: it was interrupted.
     """
@@ -143,8 +144,14 @@ def _best(records: list[dict[str, Any]], plan: Plan) -> dict[str, Any] | None:
 
 
 def _outcome(search: Search, plan: Plan, folder: Path) -> str:
-    best = _best(search.records(), plan)
+    records = search.records()
+    failed = [record for record in records if record["state"] == "failed"]
+    many = f"{folder}: {search.finished} trial{'s' * (search.finished != 1)}"
+    if failed:
+        many += f", {len(failed)} of them failed"
+    best = _best(records, plan)
     if best is None:
-        return f"{folder}: {search.finished} trials, none with a value; see train.log in their folders"
+        why = f", the last one's error: {failed[-1]['error']}" if failed else ""
+        raise ConfigError(f"{many}, none with a value{why}; see train.log in their folders")
     params = " ".join(f"{key}={value}" for key, value in best["params"].items())
-    return f"{folder}: {search.finished} trials, best {plan.metric} {best['value']:.4g} in trial {best['number']}: {params}"
+    return f"{many}, best {plan.metric} {best['value']:.4g} in trial {best['number']}: {params}"
