@@ -91,8 +91,10 @@ def rounds(chosen: Mapping[str, str]) -> int:
     """Of how many rounds a clock is asked for, `clock=20`; 0 where none is.
 
     Raises:
-        SystemExit: no integer, or 0; in one line.
+        SystemExit: no integer, or 0, or pictures beside it; in one line.
     """
+    if chosen["clock"] and chosen.get("pictures"):
+        raise SystemExit(f"clock={chosen['clock']} pictures={chosen['pictures']}: one or the other")
     if chosen["clock"] and not integer("clock", chosen["clock"]):
         raise SystemExit("clock=0: expected at least 1 round")
     return int(chosen["clock"] or 0)

@@ -228,6 +228,23 @@ def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, curv
     assert panel.bbox.y0 <= text.get_window_extent().y0 and text.get_window_extent().y1 <= panel.bbox.y1
 
 
+@pytest.mark.parametrize("curve", [(5, 4.5, 3, 2.3), (2.3, 3, 4.5, 5), (3, 2.3, 2.3, 3), (2.3,) * 4, (1.7, 3, 1.7, 1.7)])
+def test_a_reference_is_named_clear_of_the_curves_and_of_other_names(curve):
+    """Two references, at 2 and 2.1; the curve passes above the upper one's right end, its left end, and so on."""
+    drawn = {str(i): {"class_score": value} for i, value in zip((0, 1, 10, 100), curve, strict=True)}
+    references = {name: {"class_score": value} for name, value in (("test", 2.0), ("gaussian", 2.1))}
+    runs = {"m": [Run(Path(), metrics={"chain": drawn, "reference": references})]}
+    figure = over_steps(Comparison("", "digits", runs), {"m": "red"})
+    panel = figure.axes[0]
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert [text.get_text() for text in panel.texts] == ["test", "gaussian"] and not boxes[0].overlaps(boxes[1])
+    (line,) = (line for line in panel.lines if line.get_marker() == "o")
+    passed = panel.transData.transform(line.get_path().interpolated(50).vertices)
+    assert [box.count_contains(passed) for box in boxes] == [0, 0]
+    assert all(panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1 for box in boxes)
+
+
 def test_a_distance_s_axis_has_labels_within_a_decade(root):
     runs = {"gibbsnet": [read(root / "default/digits/gibbsnet/1")]}  # ratios of .3 to 1.3, the reference at .05
     runs["gibbsnet"][0].metrics["reference"]["test"]["class_frechet_ratio"] = 0.001

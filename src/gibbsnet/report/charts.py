@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import median
 
 import matplotlib
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -100,6 +100,9 @@ def over_steps(
         _scores_axis(first, name, _edge(found, name))
     if named and len(rows) == 1:
         _names_below(figure, palette)
+    figure.draw_without_rendering()  # only now is it known where things are
+    for panel in axes:
+        _clear_of_curves(panel)
     return figure
 
 
@@ -326,12 +329,39 @@ def _words(reference: str) -> str:
 
 def _name(panel: Axes, text: str, place: tuple[float, float], coordinates: str | tuple[str, str]) -> None:
     """A reference's name above its line, at the right end or, where the one below it writes there, at the left."""
-    shift, end = (-2, "right") if place[0] else (2, "left")
-    panel.annotate(
-        text, place, xycoords=coordinates, xytext=(shift, 2),
-        textcoords="offset points", size=7.5, color=MUTED, ha=end, va="bottom",
+    name = panel.annotate(
+        text, place, (0, 0), xycoords=coordinates, textcoords="offset points", size=7.5, color=MUTED, va="bottom",
         path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=2,  # under the curves: no name hides a point
     )  # fmt: skip
+    _put(name, place[0], up=True)
+
+
+def _put(name: Annotation, at: float, up: bool) -> None:
+    """Puts a reference's name at the left end of its line, 0, its middle, 0.5, or its right end, 1; above it or below."""
+    name.xy = (at, name.xy[1])
+    place = (2 - 4 * at, 2 if up else -2)
+    name.set(position=place, ha=("left", "center", "right")[int(2 * at)], va="bottom" if up else "top")
+
+
+def _clear_of_curves(panel: Axes) -> None:
+    """Moves a reference's name to its line's other end, below it, or to its middle, where fewer curves and no names are."""
+    placed = []
+    for name in panel.texts:
+        usual, tried = name.xy[0], []
+        for at, up in product((usual, 1 - usual, 0.5), (True, False)):
+            _put(name, at, up)
+            box = name.get_window_extent().padded(DOT)
+            out = not panel.bbox.y0 - DOT <= box.y0 < box.y1 <= panel.bbox.y1 + 2 * DOT
+            tried.append((out or any(map(box.overlaps, placed)), _passing(panel, box), len(tried), at, up, box))
+        *_, at, up, box = min(tried, key=lambda found: found[:3])
+        _put(name, at, up)
+        placed.append(box)
+
+
+def _passing(panel: Axes, box: Bbox) -> int:
+    """How much of the panel's curves in colour lies in a box, in twentieths of the way from one step to the next."""
+    drawn = [line.get_path().interpolated(20) for line in panel.lines if line.get_marker() == "o"]
+    return sum(box.count_contains(panel.transData.transform(path.vertices)) for path in drawn)
 
 
 def _edge(curves: Mapping[str, Mapping[int, Spread]], name: str) -> float:
