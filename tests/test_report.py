@@ -228,7 +228,9 @@ def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, curv
     assert panel.bbox.y0 <= text.get_window_extent().y0 and text.get_window_extent().y1 <= panel.bbox.y1
 
 
-@pytest.mark.parametrize("curve", [(5, 4.5, 3, 2.3), (2.3, 3, 4.5, 5), (3, 2.3, 2.3, 3), (2.3,) * 4, (1.7, 3, 1.7, 1.7)])
+@pytest.mark.parametrize(
+    "curve", [(5, 4.5, 3, 2.3), (2.3, 3, 4.5, 5), (3, 2.3, 2.3, 3), (2.3,) * 4, (1.7, 3, 1.7, 1.7)]
+)
 def test_a_reference_is_named_clear_of_the_curves_and_of_other_names(curve):
     """Two references, at 2 and 2.1; the curve passes above the upper one's right end, its left end, and so on."""
     drawn = {str(i): {"class_score": value} for i, value in zip((0, 1, 10, 100), curve, strict=True)}
