@@ -319,6 +319,23 @@ def test_sweeps_beside_parts_of_real_images_have_a_key_of_their_own():
         load(["clamp.hole=left", "chains.unclamped.steps=9"], load([]), "sample")
 
 
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (["clamp.mix=true"], "clamp.mix changes nothing without clamp.hole$"),
+        (["clamp.of=z", "clamp.whole=[x]"], "clamp.of changes nothing without clamp.hole$"),
+        (["clamp.channels=[0]", "clamp.values={y: 3}"], "clamp.channels changes nothing without clamp.hole$"),
+        (["clamp.steps=[2]"], r"clamp\.steps changes nothing without clamp\.hole or clamp\.whole$"),
+        (["clamp.dreams=3", "clamp.whole=[]"], r"clamp\.dreams changes nothing without clamp\.hole or clamp\.whole$"),
+        (["clamp.attend=false"], "clamp.attend changes nothing"),
+        (["clamp.share=0.3", "clamp.hole=left"], "clamp.share changes nothing without clamp.hole=random$"),
+    ],
+)
+def test_what_is_about_a_hole_that_there_is_not_is_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        load(settings, load([]), "sample")
+
+
 def test_what_a_run_was_trained_with_passed_the_checks_of_its_time():
     old = load(["data.labels=100", "data.labelled=20", "tracking.entity=team"])
     old["data"].update(labels=None, validation=1)
@@ -333,7 +350,12 @@ def test_what_a_run_was_trained_with_passed_the_checks_of_its_time():
 @pytest.mark.parametrize(
     "command, settings",
     [
-        ("sample", ["run=x", "chains.unclamped.steps=9", "clamp.dreams=30", "evaluation.seed=3", "trainer.threads=1"]),
+        ("sample", ["run=x", "chains.unclamped.steps=9", "evaluation.seed=3", "trainer.threads=1"]),
+        ("sample", ["run=x", "clamp.whole=[z]", "clamp.dreams=30", "clamp.steps=[2]", "clamp.attend=false"]),
+        (
+            "sample",
+            ["run=x", "clamp.share=0.3", "clamp.hole=random", "clamp.of=z", "clamp.mix=true", "clamp.channels=[0]"],
+        ),
         (
             "evaluate",
             ["run=x", "evaluation.samples=20", "trainer.accelerator=cpu", "tracking.mode=disabled", "judges=j"],

@@ -44,6 +44,11 @@ AFTERWARDS = {
     "evaluate": ("evaluation.*", *ANYWHERE),
     "sample": ("chains.unclamped.*", "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
 }
+# What `sample` reads only beside something else: key -> what of `clamp` has to be said, any of them.
+BESIDE = {
+    **dict.fromkeys(("clamp.of", "clamp.channels", "clamp.mix"), ("hole",)),
+    **dict.fromkeys(("clamp.steps", "clamp.attend", "clamp.dreams"), ("hole", "whole")),
+}
 # Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
 # Without these a file is no run's; newer keys take their defaults (`LATER`).
@@ -215,6 +220,8 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     # What a run was trained with passed the checks of its time.
     news = {*LATER, *said, *stances}
     check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
+    if command == "sample":
+        _refuse_idle(said, plain["clamp"])
     return plain
 
 
@@ -226,6 +233,15 @@ def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
             raise ConfigError(f"{key} cannot be said to {command}, after the training: {takes(command)}")
     if "chains.unclamped.steps" in keys and keys & {"clamp.hole", "clamp.whole"}:
         raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
+
+
+def _refuse_idle(said: set[str], clamp: Mapping) -> None:
+    """Refuses what was said of `clamp` and would change nothing, since nothing is held that it is about."""
+    for key in sorted(said & BESIDE.keys()):
+        if not any(clamp[part] for part in BESIDE[key]):
+            raise ConfigError(f"{key} changes nothing without clamp.{' or clamp.'.join(BESIDE[key])}")
+    if "clamp.share" in said and clamp["hole"] != "random":
+        raise ConfigError("clamp.share changes nothing without clamp.hole=random")
 
 
 def takes(command: str) -> str:

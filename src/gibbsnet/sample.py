@@ -30,6 +30,9 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     With `clamp.hole` or `clamp.whole` parts of real images are held, see `fill`.  In a mode that clamps something, or starts from
     the present, real images are the present, see `be`.  Else chains run freely, but for `clamp.values`, see `dream`.
     Under torchrun the first process does it alone.
+
+    Raises:
+        ConfigError: chains that show nothing, values beside what real images give, an emergency without a clamped x.
     """
     if not join():
         return folder(config) / "samples"
@@ -44,6 +47,11 @@ def sample(config: Mapping, chains: int = 100) -> Path:
         raise ConfigError(
             f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
             f"mode=dreaming, or clamp.whole=[...] beside the values"
+        )
+    if clamp["emergency"] is not None and (real or not chain.given):
+        raise ConfigError(
+            f"clamp.emergency={clamp['emergency']}: expected a chain that clamps x, such as that of mode=daydreaming, and "
+            "neither clamp.hole nor clamp.whole"
         )
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
