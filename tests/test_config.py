@@ -319,6 +319,13 @@ def test_sweeps_beside_parts_of_real_images_have_a_key_of_their_own():
         load(["clamp.hole=left", "chains.unclamped.steps=9"], load([]), "sample")
 
 
+@pytest.mark.parametrize("short, long", [("32", "32-true"), ("bf16", "bf16-mixed"), ("64", "64-true")])
+def test_a_precision_by_its_short_name_is_the_same_configuration(short, long):
+    named = [load([f"trainer.precision={word}"]) for word in (short, long)]
+    assert differences(*named) == []
+    assert differences(named[0], load(["trainer.precision=bf16" if short != "bf16" else "trainer.precision=32"])) != []
+
+
 @pytest.mark.parametrize(
     "settings, said",
     [

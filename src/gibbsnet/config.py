@@ -95,6 +95,7 @@ def _is_project(name: str) -> bool:
 VARIABLES = ("a list of variables", lambda v: _are(v, _is_word))
 YES, SHARE = ("true or false", lambda v: isinstance(v, bool)), ("a number in [0, 1]", lambda v: _is_number(v, 0, 1))
 RATE = ("a number of at least 0 and finite", lambda v: _is_number(v, 0))
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # Lightning's short words for the same
 SWEEPS = "a number of sweeps, such as 3, a range, such as [1,4], or several of these, such as [0,[1,4]]"
 # What no constructor below the door sees, or not in words for a user: key -> (what is expected, whether a value is that).
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -117,7 +118,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.precision": (
         # The game takes its gradients itself: nothing scales them, as 16-mixed needs; its noise and accounts stay in 32 bits.
         "32-true, bf16-mixed or 64-true",
-        lambda v: str(v) in ("32", "32-true", "bf16", "bf16-mixed", "64", "64-true"),
+        lambda v: str(v) in {*PRECISIONS, *PRECISIONS.values()},
     ),
     **dict.fromkeys(
         [f"chains.{chain}.{part}" for chain in ("clamped", "unclamped") for part in ("start", "blocks")],
@@ -553,6 +554,9 @@ def read(run: str | Path) -> dict:
 def differences(a: Mapping, b: Mapping) -> list[str]:
     """The keys in which two configurations would train different weights."""
     left, right = (dict(leaves(c)) for c in (a, b))
+    for side in (left, right):
+        said = str(side.get("trainer.precision"))
+        side["trainer.precision"] = PRECISIONS.get(said, said)
     keys = [k for k in {**left, **right} if not any(k == c or k.startswith(f"{c}.") for c in CIRCUMSTANCES)]
     return [k for k in keys if left.get(k) != right.get(k)]
 
