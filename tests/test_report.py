@@ -228,23 +228,57 @@ def test_a_reference_far_below_every_curve_is_named_at_the_edge(root, test, curv
     assert panel.bbox.y0 <= text.get_window_extent().y0 and text.get_window_extent().y1 <= panel.bbox.y1
 
 
-@pytest.mark.parametrize(
-    "curve", [(5, 4.5, 3, 2.3), (2.3, 3, 4.5, 5), (3, 2.3, 2.3, 3), (2.3,) * 4, (1.7, 3, 1.7, 1.7)]
-)
-def test_a_reference_is_named_clear_of_the_curves_and_of_other_names(curve):
-    """Two references, at 2 and 2.1; the curve passes above the upper one's right end, its left end, and so on."""
-    drawn = {str(i): {"class_score": value} for i, value in zip((0, 1, 10, 100), curve, strict=True)}
-    references = {name: {"class_score": value} for name, value in (("test", 2.0), ("gaussian", 2.1))}
-    runs = {"m": [Run(Path(), metrics={"chain": drawn, "reference": references})]}
+def steps_and_references(name, curve, **references):
+    """The panel of one run's score at steps 0, 1, 10 and 1000, its curve as it is drawn, and the references' names."""
+    drawn = {str(i): {name: value} for i, value in zip((0, 1, 10, 1000), curve, strict=True)}
+    known = {reference: {name: value} for reference, value in references.items()}
+    runs = {"m": [Run(Path(), metrics={"chain": drawn, "reference": known})]}
     figure = over_steps(Comparison("", "digits", runs), {"m": "red"})
     panel = figure.axes[0]
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in panel.texts]
-    assert [text.get_text() for text in panel.texts] == ["test", "gaussian"] and not boxes[0].overlaps(boxes[1])
     (line,) = (line for line in panel.lines if line.get_marker() == "o")
-    passed = panel.transData.transform(line.get_path().interpolated(50).vertices)
-    assert [box.count_contains(passed) for box in boxes] == [0, 0]
-    assert all(panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1 for box in boxes)
+    return panel, panel.transData.transform_path(line.get_path()).interpolated(50).vertices, panel.texts
+
+
+@pytest.mark.parametrize(
+    "curve, at, va",
+    [
+        (
+            (3, 5, 5, 5),
+            0,
+            "bottom",
+        ),  # nothing is in the way: above the left end, for below it "low" stands at the right one
+        ((2.2, 5, 5, 5), 1, "bottom"),
+        ((2.2, 5, 5, 2.2), 0.5, "bottom"),
+        ((2.05, 2.05, 2.05, 2.05), 0, "top"),
+    ],
+)
+def test_a_reference_is_named_where_no_curve_runs(curve, at, va):
+    _, passed, (low, name) = steps_and_references("class_score", curve, low=0.5, test=2.0)
+    assert (low.get_text(), name.get_text()) == ("low", "test")
+    assert name.get_window_extent().count_contains(passed) == 0
+    assert (name.xy, name.get_va()) == ((at, 2.0), va)
+
+
+@pytest.mark.parametrize(
+    "curve", [(5, 4.5, 3, 2.3), (2.3, 3, 4.5, 5), (3, 2.3, 2.3, 3), (2.3,) * 4, (1.7, 3, 1.7, 1.7)]
+)
+def test_of_two_references_each_is_named_at_its_own_line(curve):
+    """They lie so near to each other that a name above the lower one would stand on the upper one, or the other way round."""
+    panel, _, (_, *names) = steps_and_references("class_score", curve, low=0.5, test=2.0, gaussian=2.1)
+    boxes = [name.get_window_extent() for name in names]
+    assert [name.get_text() for name in names] == ["test", "gaussian"] and not boxes[0].overlaps(boxes[1])
+    heights = [panel.transData.transform((0, y))[1] for y in (2.0, 2.1)]
+    assert 0 < heights[1] - heights[0] < boxes[0].height
+    assert not any(box.y0 < height < box.y1 for box in boxes for height in heights)
+
+
+def test_on_a_logarithmic_axis_a_curve_runs_as_it_is_drawn():
+    """Straight between two steps there, which is no straight line between their values."""
+    _, passed, names = steps_and_references(
+        "class_frechet_ratio", (1.703, 0.163, 0.3, 0.987), test=0.396, gaussian=0.806
+    )
+    assert [name.get_window_extent().count_contains(passed) for name in names] == [0, 0]
 
 
 def test_a_distance_s_axis_has_labels_within_a_decade(root):

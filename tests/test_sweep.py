@@ -153,7 +153,7 @@ def test_a_failing_trial_is_recorded_and_ends_nothing(write, capsys):
         assert states["nonsaturating", seed]["state"] == "complete"
     said = capsys.readouterr().out
     assert "failed: exit code 1: no such game today" in said
-    assert said.splitlines()[-1].startswith("runs/sweeps/file: 4 trials, 2 of them failed, best val/distance ")
+    assert said.splitlines()[-1].startswith("runs/sweeps/file: 4 trials (2 failed), best val/distance ")
 
 
 def test_a_sweep_whose_trials_have_all_failed_has_failed(write, capsys):
@@ -161,7 +161,7 @@ def test_a_sweep_whose_trials_have_all_failed_has_failed(write, capsys):
     for _ in range(2):
         assert main(["sweep", write(), "trials=1", "optim.clip=0.5"]) == 1
         (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("gibbsnet sweep: runs/sweeps/file: 1 trial, 1 of them failed, none with a value")
+        assert said.startswith("gibbsnet sweep: runs/sweeps/file: no trial of 1 has a value")
         assert "no finite value of val/distance" in said and "train.log" in said
     assert result()["trials"][0]["error"] == "no finite value of val/distance in history.jsonl"
 

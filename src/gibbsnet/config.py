@@ -223,7 +223,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
     if command == "sample":
         _refuse_idle(said, plain["clamp"])
-    return plain
+    return _in_full(plain)
 
 
 def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
@@ -232,17 +232,22 @@ def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
     for key in sorted(keys & known):
         if not any(fnmatchcase(key, taken) for taken in AFTERWARDS[command]):
             raise ConfigError(f"{key} cannot be said to {command}, after the training: {takes(command)}")
-    if "chains.unclamped.steps" in keys and keys & {"clamp.hole", "clamp.whole"}:
-        raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
 
 
 def _refuse_idle(said: set[str], clamp: Mapping) -> None:
-    """Refuses what was said of `clamp` and would change nothing, since nothing is held that it is about."""
+    """Refuses what `sample` was told and would not read: what of `clamp` is about something that nothing holds (but for its
+    default, which undoes what a run was trained with), and free chains' sweeps where parts of real images are held."""
+    usual = _later().clamp
     for key in sorted(said & BESIDE.keys()):
-        if not any(clamp[part] for part in BESIDE[key]):
+        part = key.removeprefix("clamp.")
+        if clamp[part] != usual[part] and not any(clamp[other] for other in BESIDE[key]):
             raise ConfigError(f"{key} changes nothing without clamp.{' or clamp.'.join(BESIDE[key])}")
-    if "clamp.share" in said and clamp["hole"] != "random":
+    if "clamp.share" in said and clamp["share"] != usual.share and clamp["hole"] != "random":
         raise ConfigError("clamp.share changes nothing without clamp.hole=random")
+    if "clamp.dreams" in said and not clamp["attend"]:
+        raise ConfigError("clamp.dreams changes nothing beside clamp.attend=false")
+    if "chains.unclamped.steps" in said and (clamp["hole"] or clamp["whole"]):
+        raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
 
 
 def takes(command: str) -> str:
@@ -548,15 +553,20 @@ def read(run: str | Path) -> dict:
         raise ConfigError(f"{path} is no run's: it has no {', '.join(lacking)}")
     if odd := [key for key in ESSENTIAL if key not in ("seed", "steps", *FREE) and not isinstance(config[key], dict)]:
         raise ConfigError(f"{path} is damaged: {', '.join(odd)}: expected settings, such as in conf/config.yaml")
+    return _in_full(config)
+
+
+def _in_full(config: dict) -> dict:
+    """The configuration with its precision by the long name, so that 32 and 32-true are one."""
+    said = str(config["trainer"].get("precision"))
+    if said in PRECISIONS:
+        config["trainer"]["precision"] = PRECISIONS[said]
     return config
 
 
 def differences(a: Mapping, b: Mapping) -> list[str]:
     """The keys in which two configurations would train different weights."""
     left, right = (dict(leaves(c)) for c in (a, b))
-    for side in (left, right):
-        said = str(side.get("trainer.precision"))
-        side["trainer.precision"] = PRECISIONS.get(said, said)
     keys = [k for k in {**left, **right} if not any(k == c or k.startswith(f"{c}.") for c in CIRCUMSTANCES)]
     return [k for k in keys if left.get(k) != right.get(k)]
 

@@ -48,10 +48,10 @@ def sample(config: Mapping, chains: int = 100) -> Path:
             f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
             f"mode=dreaming, or clamp.whole=[...] beside the values"
         )
-    if clamp["emergency"] is not None and (real or not chain.given):
+    if clamp["emergency"] is not None and (real or "x" not in chain.clamped):
         raise ConfigError(
             f"clamp.emergency={clamp['emergency']}: expected a chain that clamps x, such as that of mode=daydreaming, and "
-            "neither clamp.hole nor clamp.whole"
+            "neither clamp.hole nor clamp.whole; or say clamp.emergency=null"
         )
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)

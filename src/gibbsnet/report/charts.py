@@ -344,24 +344,32 @@ def _put(name: Annotation, at: float, up: bool) -> None:
 
 
 def _clear_of_curves(panel: Axes) -> None:
-    """Moves a reference's name to its line's other end, below it, or to its middle, where fewer curves and no names are."""
+    """Moves a reference's name to its line's other end, its middle, or below it, where fewer curves, no other reference's line
+    and no other name are."""
     placed = []
     for name in panel.texts:
         usual, tried = name.xy[0], []
-        for at, up in product((usual, 1 - usual, 0.5), (True, False)):
+        for up, at in product((True, False), (usual, 1 - usual, 0.5)):
             _put(name, at, up)
             box = name.get_window_extent().padded(DOT)
             out = not panel.bbox.y0 - DOT <= box.y0 < box.y1 <= panel.bbox.y1 + 2 * DOT
-            tried.append((out or any(map(box.overlaps, placed)), _passing(panel, box), len(tried), at, up, box))
+            taken = out or any(map(box.overlaps, placed)) or _crossed(panel, name, box)
+            tried.append((taken, _passing(panel, box), len(tried), at, up, box))
         *_, at, up, box = min(tried, key=lambda found: found[:3])
         _put(name, at, up)
         placed.append(box)
 
 
+def _crossed(panel: Axes, name: Annotation, box: Bbox) -> bool:
+    """Whether another reference's line than its own runs through a name's box."""
+    others = {line.get_ydata()[0] for line in panel.lines if line.get_linestyle() != "-"} - {name.xy[1]}
+    return any(box.y0 < panel.transData.transform((0, y))[1] < box.y1 for y in others)
+
+
 def _passing(panel: Axes, box: Bbox) -> int:
     """How much of the panel's curves in colour lies in a box, in twentieths of the way from one step to the next."""
-    drawn = [line.get_path().interpolated(20) for line in panel.lines if line.get_marker() == "o"]
-    return sum(box.count_contains(panel.transData.transform(path.vertices)) for path in drawn)
+    drawn = [line.get_path() for line in panel.lines if line.get_marker() == "o"]
+    return sum(box.count_contains(panel.transData.transform_path(path).interpolated(20).vertices) for path in drawn)
 
 
 def _edge(curves: Mapping[str, Mapping[int, Spread]], name: str) -> float:

@@ -144,14 +144,19 @@ def _best(records: list[dict[str, Any]], plan: Plan) -> dict[str, Any] | None:
 
 
 def _outcome(search: Search, plan: Plan, folder: Path) -> str:
+    """What came of the sweep, in a line.
+
+    Raises:
+        ConfigError: no trial has a value.
+    """
     records = search.records()
-    failed = [record for record in records if record["state"] == "failed"]
-    many = f"{folder}: {search.finished} trial{'s' * (search.finished != 1)}"
-    if failed:
-        many += f", {len(failed)} of them failed"
-    best = _best(records, plan)
+    failed, best = [record for record in records if record["state"] == "failed"], _best(records, plan)
     if best is None:
-        why = f", the last one's error: {failed[-1]['error']}" if failed else ""
-        raise ConfigError(f"{many}, none with a value{why}; see train.log in their folders")
+        raise ConfigError(
+            f"{folder}: no trial of {len(failed)} has a value; the last one's error: {failed[-1]['error']}; see train.log in "
+            "their folders"
+        )
     params = " ".join(f"{key}={value}" for key, value in best["params"].items())
-    return f"{many}, best {plan.metric} {best['value']:.4g} in trial {best['number']}: {params}"
+    some = f" ({len(failed)} failed)" if failed else ""
+    found = f"best {plan.metric} {best['value']:.4g} in trial {best['number']}: {params}"
+    return f"{folder}: {search.finished} trials{some}, {found}"
