@@ -498,6 +498,7 @@ def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
         (compare, ["ring", "clock=a"], "clock=a"),
         (compare, ["ring", "clock=2", "device=tpu"], "device=tpu: expected cpu, or cuda"),
         (compare, ["ring", "clock=2", "pictures=beside"], "clock=2 pictures=beside: one or the other"),
+        (abilities, ["phases", "clock=2", "pictures=beside"], "clock=2 pictures=beside: one or the other"),
         (compare, ["ring", "pictures=1"], "pictures=1: expected the word .* for example beside"),
         (compare, ["ring", "pictures=a/b"], "pictures=a/b: expected the word"),
         (compare, ["ring", "evaluation.split=validation"], "evaluation.split=validation: leave it out here"),
