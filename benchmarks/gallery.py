@@ -10,7 +10,7 @@ from PIL import Image
 
 from gibbsnet.plots import DPI, INK, LIMIT, save
 
-KINDS = ("samples", "tsne_x", "latent_z")  # what is laid side by side
+KINDS = ("samples", "tsne_x", "latent_z", "latent_z1", "latent_z2")  # what is laid side by side, where all have it
 WIDTHS = 350, 290, 240, 200, 160  # pixels of a picture: the widest whose row is no larger than a figure may be
 GAP, HEAD = 10, 24  # pixels between two pictures, and above them for the model's name
 

@@ -280,13 +280,14 @@ def test_contenders_are_laid_side_by_side_and_nothing_is_recorded(short, monkeyp
     assert not (tmp_path / "docs/comparison.json").exists()
 
 
-def test_a_row_of_pictures_is_narrowed_until_it_is_small_enough(tmp_path):
+@pytest.mark.parametrize("kind", ["tsne_x", "latent_z2"])
+def test_a_row_of_pictures_is_narrowed_until_it_is_small_enough(kind, tmp_path):
     for k, name in enumerate("abc"):
         noise = torch.randint(256, (350, 350, 3), generator=torch.Generator().manual_seed(k)).to(torch.uint8)
         (tmp_path / name / "figures").mkdir(parents=True)
-        Image.fromarray(noise.numpy()).save(tmp_path / name / "figures" / "tsne_x.png")
+        Image.fromarray(noise.numpy()).save(tmp_path / name / "figures" / f"{kind}.png")
     (written,) = gallery.gallery({name: tmp_path / name for name in "abc"}, tmp_path / "beside")
-    assert written.name == "beside_tsne_x.png" and written.stat().st_size <= 200 * 1024
+    assert written.name == f"beside_{kind}.png" and written.stat().st_size <= 200 * 1024
     assert Image.open(written).width in [3 * width + 2 * gallery.GAP for width in gallery.WIDTHS[1:]]
 
 
