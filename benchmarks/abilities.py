@@ -15,9 +15,9 @@ PART is one of
 
 Trains, and scores by benchmarks.labels, .fill, .settle and .approach.  Writes docs/abilities.json and .md; a run that is finished
 is not run again, an interrupted one goes on.  With `pictures=NAME` nothing is recorded: samples, t-SNEs and latent planes of
-the models' first seed are laid side by side, docs/figures/NAME_PART_*.png.  `phases clock=8` trains nothing and prints the CPU milliseconds of the
-phases' steps, 8 rounds interleaved in one thread, and the steps that take as long as dreaming's.  Run folders:
-runs/abilities/<part>/<model>/<seed>.
+the models' first seed are laid side by side, docs/figures/NAME_PART_*.png.  `phases clock=8` trains nothing and prints the CPU
+milliseconds of the phases' steps, 8 rounds interleaved in one thread, and the steps that take as long as dreaming's.  Run
+folders: runs/abilities/<part>/<model>/<seed>.
 """
 
 import json
