@@ -243,11 +243,7 @@ def steps_and_references(name, curve, **references):
 @pytest.mark.parametrize(
     "curve, at, va",
     [
-        (
-            (3, 5, 5, 5),
-            0,
-            "bottom",
-        ),  # nothing is in the way: above the left end, for below it "low" stands at the right one
+        ((3, 5, 5, 5), 0, "bottom"),  # nothing is in the way: names' usual ends take turns, and "low" has the right one
         ((2.2, 5, 5, 5), 1, "bottom"),
         ((2.2, 5, 5, 2.2), 0.5, "bottom"),
         ((2.05, 2.05, 2.05, 2.05), 0, "top"),

@@ -44,10 +44,13 @@ AFTERWARDS = {
     "evaluate": ("evaluation.*", *ANYWHERE),
     "sample": ("chains.unclamped.*", "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
 }
-# What `sample` reads only beside something else: key -> what of `clamp` has to be said, any of them.
-BESIDE = {
-    **dict.fromkeys(("clamp.of", "clamp.channels", "clamp.mix"), ("hole",)),
-    **dict.fromkeys(("clamp.steps", "clamp.attend", "clamp.dreams"), ("hole", "whole")),
+# What of `clamp` `sample` reads only where something is held: key -> (where it changes nothing, whether it is read).
+HELD = ("without clamp.hole or clamp.whole", lambda clamp: clamp["hole"] or clamp["whole"])
+IDLE: dict[str, tuple[str, Callable[[Mapping], Any]]] = {
+    **dict.fromkeys(("clamp.of", "clamp.channels", "clamp.mix"), ("without clamp.hole", lambda clamp: clamp["hole"])),
+    "clamp.share": ("without clamp.hole=random", lambda clamp: clamp["hole"] == "random"),
+    **dict.fromkeys(("clamp.steps", "clamp.attend"), HELD),
+    "clamp.dreams": (f"{HELD[0]}, or beside clamp.attend=false", lambda clamp: HELD[1](clamp) and clamp["attend"]),
 }
 # Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
@@ -238,14 +241,10 @@ def _refuse_idle(said: set[str], clamp: Mapping) -> None:
     """Refuses what `sample` was told and would not read: what of `clamp` is about something that nothing holds (but for its
     default, which undoes what a run was trained with), and free chains' sweeps where parts of real images are held."""
     usual = _later().clamp
-    for key in sorted(said & BESIDE.keys()):
-        part = key.removeprefix("clamp.")
-        if clamp[part] != usual[part] and not any(clamp[other] for other in BESIDE[key]):
-            raise ConfigError(f"{key} changes nothing without clamp.{' or clamp.'.join(BESIDE[key])}")
-    if "clamp.share" in said and clamp["share"] != usual.share and clamp["hole"] != "random":
-        raise ConfigError("clamp.share changes nothing without clamp.hole=random")
-    if "clamp.dreams" in said and not clamp["attend"]:
-        raise ConfigError("clamp.dreams changes nothing beside clamp.attend=false")
+    for key in sorted(said & IDLE.keys()):
+        part, (where, read) = key.removeprefix("clamp."), IDLE[key]
+        if clamp[part] != usual[part] and not read(clamp):
+            raise ConfigError(f"{key} changes nothing {where}")
     if "chains.unclamped.steps" in said and (clamp["hole"] or clamp["whole"]):
         raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
 
