@@ -58,7 +58,7 @@ from gibbsnet.evaluation.labels import STEPS
 # One positive phase and equal time for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
 # second or fourth batch dreams. dreaming_short is gibbsnet2 but for its persistent chains. Steps: 6,000 of dreaming, in CPU
 # milliseconds of fp32, by `clock=8` (docs/lab/modes.md).
-ALL = ["model=gibbsnet2", f"{CHAIN}.steps=1", *YOUNG, "evaluation.steps=[0,1,3,10,100,1000]"]
+ALL = ["experiment=phases"]
 PHASES = {
     "dreaming": ["mode=dreaming", "steps=6000"],
     "dreaming_short": ["mode=dreaming", f"{CHAIN}.steps=[0,1]", "steps=6500"],

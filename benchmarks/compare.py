@@ -45,7 +45,7 @@ from gibbsnet.report.charts import colours, memory
 DATA = ("ring", "grid", "digits", "mnist", "mnist_long", "cifar10", "cifar10_long")
 BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
-PUBLISHED = ["model=gibbsnet", "chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
+CHAINS = ["chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
 # Data -> contender -> what was found best for it there (docs/lab/tuning.md): tuned, by sweeps/tuning.yaml at its own N, on digits
 # one setting for both; nearest, of sweeps/random.yaml's settings that whose chain is nearest at 1000.
 ALIKE = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
@@ -64,8 +64,9 @@ TUNED = {
         "gibbsnet_nearest": [*ALIKE, "size.floor_swept=0.439"],
     },
 }  # fmt: skip
-YOUNG = [*PUBLISHED, "chains.unclamped.persistent=0.0", "critics.joint.hears.age=null"]  # every chain starts anew
-OLD = [*PUBLISHED, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]  # half never start again
+YOUNG = ["model=gibbsnet_published", *CHAINS]  # every chain starts anew
+# Half never start again, in experiments without such chains as well.
+OLD = ["model=gibbsnet", *CHAINS, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]
 # Contender -> its settings over the data's `experiment`. "{own}" is the floor under q's scale that ALI has there, "{floor}"
 # GibbsNet's, "{steps}" its number of sweeps as published.
 CONTENDERS = {

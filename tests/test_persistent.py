@@ -46,6 +46,21 @@ def test_the_first_places_go_on_and_the_others_start_again():
         assert not kept["x"].requires_grad and fake["x"].requires_grad
 
 
+@pytest.mark.parametrize("data", ["ring", "digits"])
+def test_gibbsnet_as_published_is_gibbsnet_without_them(data):
+    """The same weights from the same seed, and the same game of one batch, bit by bit."""
+    published = module("gibbsnet_published", data)
+    plain = module("gibbsnet", data, SETTINGS[0], NONE, "critics.joint.hears.age=null")
+    for (name, ours), (other, theirs) in zip(published.state_dict().items(), plain.state_dict().items(), strict=True):
+        assert name == other and torch.equal(ours, theirs)
+    for key in range(4):
+        x = {"x": Noise(key, "x").normal((B, *published.graph["x"].shape))}
+        ours, theirs = published.play(x, Noise(key), 0), plain.play(x, Noise(key), 0)
+        assert all(
+            torch.equal(a, b) for a, b in zip(ours.graph + ours.critic, theirs.graph + theirs.critic, strict=True)
+        )
+
+
 def test_the_averaged_weights_carry_the_chain_and_the_present_ones_learn():
     """Another average, another chain; no gradient but that of the one sweep."""
     m = game()
