@@ -147,6 +147,31 @@ def test_two_damaged_checkpoints_are_one_line_and_nothing_is_lost(tmp_path, whol
     assert not list(tmp_path.rglob("owned"))
 
 
+def narrower(saved):
+    name = next(n for n, w in saved["state_dict"].items() if w.ndim and len(w) > 1)
+    return saved | {"state_dict": saved["state_dict"] | {name: saved["state_dict"][name][:1]}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [narrower, lambda saved: {"global_step": 10}, lambda saved: {"global_step": 10, "state_dict": saved["state_dict"]},
+     lambda saved: saved | {"state_dict": 3}],
+    ids=["other shapes", "no weights", "weights alone", "no mapping"],
+)  # fmt: skip
+def test_a_checkpoint_of_another_model_is_one_line_and_nothing_is_lost(tmp_path, plain, whole, other, capsys):
+    run, settings = copy(whole[0], tmp_path / "run"), whole[1]
+    last = run / "checkpoints" / "last.ckpt"
+    torch.save(other(torch.load(run / "checkpoints" / "previous.ckpt", weights_only=True)), last)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["train", f"run={run}", *settings]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "last.ckpt is no checkpoint of this model" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    last.unlink()  # as the line says
+    trained(run, *settings)
+    assert_equal(whole[0], run)
+
+
 def test_a_missing_last_checkpoint_is_the_one_before_it(tmp_path, plain, whole):
     run, settings = copy(whole[0], tmp_path / "run"), whole[1]
     (run / "checkpoints" / "last.ckpt").unlink()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -50,9 +51,12 @@ def train(config: Mapping) -> Path:
     claimed = on_the_same_data(run, claimed, data.digest, config["restart"])
     module = build(config, data.shape)
     module.start_from(data.mean)
-    judge = prepare(config)  # what cannot be built is refused before a judge takes minutes
+    if claimed.start:
+        _of_this_model(claimed.start, module)
+    judge = cache(lambda: prepare(config))
     with ExitStack() as held:
         trainer = _trainer(run, config, data, judge, _beginning(run, config, data.digest, claimed, held))
+        judge()  # takes minutes: what cannot be is refused before
         module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
         data.shared_by(trainer.world_size)
         _fit(trainer, module, data, claimed.start)
@@ -180,6 +184,23 @@ def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
         return None
 
 
+def _of_this_model(checkpoint: Path, module: GibbsNet) -> None:
+    """Refuses a checkpoint that is whole and not this configuration's, which lies beside it: somebody put it there.
+
+    Raises:
+        ConfigError: it lacks something that Lightning saves, or its weights have other names or shapes.
+    """
+    found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = found.get("state_dict")
+    shapes = {name: w.shape for name, w in weights.items()} if isinstance(weights, Mapping) else None
+    saved = {"optimizer_states", "loops", "callbacks", "pytorch-lightning_version"} <= found.keys()
+    if not saved or shapes != {name: w.shape for name, w in module.state_dict().items()}:
+        raise ConfigError(
+            f"{checkpoint} is no checkpoint of this model: put this run's own there, or take it away; previous.ckpt, where "
+            "there is one, is used then"
+        )
+
+
 def _beginning(
     run: Path, config: Mapping, digest: str | None, claimed: Claim, held: ExitStack
 ) -> Callable[[Trainer], None]:
@@ -203,7 +224,7 @@ def _beginning(
     return begin
 
 
-def _trainer(run: Path, config: Mapping, data, judge, begin: Callable[[Trainer], None]) -> Trainer:
+def _trainer(run: Path, config: Mapping, data, judge: Callable, begin: Callable[[Trainer], None]) -> Trainer:
     options, every = config["trainer"], config["every"]
     _quiet()
     seed = config["evaluation"]["seed"]
@@ -211,8 +232,8 @@ def _trainer(run: Path, config: Mapping, data, judge, begin: Callable[[Trainer],
 
     hooks = callbacks.callbacks(
         run,
-        measure=lambda module: validation_distance(module, data.data, judge, seed),
-        draw=lambda module: plots.figures(module, data.data, judge, seed, quick=True),
+        measure=lambda module: validation_distance(module, data.data, judge(), seed),
+        draw=lambda module: plots.figures(module, data.data, judge(), seed, quick=True),
         log_every=every["log"],
         evaluate_every=every["validate"],
         save_every=every["checkpoint"],
