@@ -51,7 +51,7 @@ results: install
 	$(BIN)/python -m benchmarks.drift $(foreach seed,21 22 23 24 25,run=runs/compare/digits/gibbsnet_shift/$(seed))
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
-	for part in labels fills fills_mnist fills_labels levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
+	for part in labels fills fills_mnist fills_labels fills_apart levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	$(BIN)/python -m benchmarks.abilities phases pictures=beside
 	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports

@@ -6,6 +6,7 @@ PART is one of
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
+    fills_apart   what an attentive chain owes to its start, and what to its refusals     (digits)
     levels   HALI with three levels, on a diamond, with a wide z1, with a narrow z2, and swept by passes  (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
@@ -105,6 +106,7 @@ LABELLED = [
     *(f"edits/{a}/*/{score}" for a in ATTRIBUTES for score in ("changed", "class_kept", "others_kept")),
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
+APART = [f"{hole}/*/{score}" for hole in MIXED for score in fill.NAMES]
 TOLD = [f"labelled_{row}" for row in FILLED]
 MIXES = [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
 PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
@@ -152,6 +154,11 @@ PARTS = {
     "fills_labels": Part(
         "Partially clamped chains that know the label", {"labels": ["experiment=labels"]}, "1,2,3",
         [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right",
+    ),
+    "fills_apart": Part(
+        "What an attentive chain owes to its start and to its refusals",
+        {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
+        "0,1,2", [*APART, *TRAINED], fill.apart, "apart.json", "right",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.runs import asked, in_one_line
 from gibbsnet.config import read
 from gibbsnet.evaluate import write_json
-from gibbsnet.evaluation import evaluate_fills, evaluate_mixes
+from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_mixes
 from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
 
@@ -32,6 +32,16 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
         told = evaluate_fills(module, data.data, judge, **options, labelled=True)
         scores |= {f"labelled_{hole}": rows for hole, rows in told.items()}
     write_json(scores, run / "fill.json")
+    return scores
+
+
+def apart(run: Path, images: int = 360, seed: int = 0) -> dict:
+    """What attentive chains owe to their starts and to their refusals, also written into the run's folder."""
+    config = read(run)
+    data = datamodule(config)
+    module = load_run(run, config, data.shape, data.digest)
+    scores = evaluate_apart(module, data.data, prepare(config), images=images, seed=seed)
+    write_json(scores, run / "apart.json")
     return scores
 
 

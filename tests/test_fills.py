@@ -20,7 +20,7 @@ from gibbsnet.classifier import load_judge
 from gibbsnet.config import load as load_config
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
-from gibbsnet.evaluation import evaluate_fills, evaluate_mixes, fills
+from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_mixes, fills
 from gibbsnet.evaluation.fills import mixed, nearest, ridge, scores
 from gibbsnet.modules import build_chain
 from gibbsnet.noise import Noise
@@ -194,6 +194,17 @@ def test_a_start_agrees_with_what_is_held_whole():
         assert not found[expected == 0].any()
 
 
+def test_a_chain_that_refuses_nothing_is_plain_after_its_chosen_start():
+    g, dreams = graph(), next(Chain(SWEEP.start).trajectory(graph(), Noise(9), batch=40))
+    free = Attentive(SWEEP, {"x": 0.5}, refuses=False)
+    walk = free.trajectory(g, Noise(0), X, seen_of("left"), B, dreams)
+    state = Attentive(SWEEP, {"x": 0.5}).init(g, Noise(0), X, seen_of("left"), B, dreams)
+    assert all(torch.equal(state[v], x) for v, x in next(walk).items())
+    for i, found in enumerate(islice(walk, 4), 1):
+        state = SWEEP.step(g, state, Noise(0).at(i), X, seen_of("left"))
+        assert all(torch.equal(state[v], found[v]) for v in state)
+
+
 @pytest.mark.parametrize("dreams, drawn", [(7, 7), (2, 3)])
 def test_dreams_hold_in_turn_what_the_examples_hold_whole(dreams, drawn, monkeypatch):
     m, z2 = module("gibbsnet2", "digits"), normal(3, 16).repeat(2, 1)
@@ -238,6 +249,19 @@ def test_references_are_scikit_learn_s():
         assert index[k] == found[0, 0]
 
 
+def test_start_and_refusals_are_told_apart(judges):
+    m = module("gibbsnet", "digits").float()
+    data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
+    options = dict(holes=["right"], steps=[0, 3], images=40, dreams=30)
+    apart = evaluate_apart(m, data, judge, **options)["right"]
+    usual = evaluate_fills(m, data, judge, **options)["right"]
+    assert apart.keys() == {f"{name} {i}" for name in ("plain", "attentive", "refused", "chosen") for i in (0, 3)}
+    for name, row in apart.items():
+        assert row == usual.get(name, row)
+    assert apart["refused 0"] == apart["plain 0"] != apart["chosen 0"] == apart["attentive 0"]
+    assert len({tuple(apart[f"{name} 3"].values()) for name in ("plain", "attentive", "refused", "chosen")}) == 4
+
+
 class ByBrightness(torch.nn.Module):
     """Two classes: dark and bright."""
 
@@ -278,9 +302,7 @@ def test_a_label_is_held_and_told_to_the_references(judges, monkeypatch):
     m = module("labelled", "digits").float()
     data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
     given, fill_of = [], type(m).fill
-    monkeypatch.setattr(
-        type(m), "fill", lambda self, values, *rest: given.append(values) or fill_of(self, values, *rest)
-    )
+    monkeypatch.setattr(type(m), "fill", lambda *rest, **more: given.append(rest[1]) or fill_of(*rest, **more))
     options = {"holes": ["left"], "steps": [0, 1], "images": 40, "dreams": 20}
     plain, told = (evaluate_fills(m, data, judge, **options, labelled=labelled)["left"] for labelled in (False, True))
     assert [set(values) for values in given] == [{"x"}] * 2 + [{"x", "y"}] * 2

@@ -335,10 +335,12 @@ class Attentive:
     Arguments:
         chain: what is wrapped; it has the same init, step and trajectory.
         scale: variable -> the standard deviation of a held entry around its mean; those that are not named have no say.
+        refuses: false takes every sweep, so that the choice of the start is all there is.
     """
 
     chain: Chain
     scale: Mapping[str, float]
+    refuses: bool = True
 
     def __post_init__(self):
         if bad := {v: s for v, s in self.scale.items() if not s > 0}:
@@ -367,6 +369,8 @@ class Attentive:
     def step(self, graph: Graph, state: State, noise: Noise, given: State = {}, seen: State = {}) -> State:
         """The state after one sweep, or the same where it was refused."""
         new = self.chain.step(graph, state, noise, given, seen)
+        if not self.refuses:
+            return new
         gain = self.loglikelihood(graph, new, given, seen) - self.loglikelihood(graph, state, given, seen)
         taken = noise.at("accept").uniform(gain.shape, gain.dtype).log() < gain
         return {v: torch.where(_column(taken, x), x, state[v]) for v, x in new.items()}

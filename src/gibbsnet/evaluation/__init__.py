@@ -1,6 +1,6 @@
 """Samples to numbers: what each one means is written in the docstring of the function that computes it."""
 
-from gibbsnet.evaluation.fills import evaluate_fills, evaluate_mixes
+from gibbsnet.evaluation.fills import evaluate_apart, evaluate_fills, evaluate_mixes
 from gibbsnet.evaluation.inception import find_inception
 from gibbsnet.evaluation.labels import evaluate_labels
 from gibbsnet.evaluation.suite import STEPS, evaluate, validation_distance
@@ -8,6 +8,7 @@ from gibbsnet.evaluation.suite import STEPS, evaluate, validation_distance
 __all__ = [
     "STEPS",
     "evaluate",
+    "evaluate_apart",
     "evaluate_fills",
     "evaluate_labels",
     "evaluate_mixes",

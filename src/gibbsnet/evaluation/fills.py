@@ -36,6 +36,9 @@ MIXED = ("right", "bottom")
 STEPS = (1, 4, 30)
 FILLS = 14  # of each image
 KNOWN = 1000  # training images that say how far x lies from its mean
+# Name -> whether a chain listens, begins from a chosen dream, and refuses sweeps.
+WAYS = {"plain": (False, False, False), "attentive": (True, True, True)}
+APART = {**WAYS, "refused": (True, False, True), "chosen": (True, True, False)}
 
 
 @torch.no_grad()
@@ -62,6 +65,22 @@ def evaluate_fills(
         rows = {name: fill[None] for name, fill in beside.items()}
         rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, told))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
+    return result
+
+
+@torch.no_grad()
+def evaluate_apart(
+    module, data: DataSet, judge: Judge, *, holes: Sequence[str] = MIXED, steps: Sequence[int] = (0, *STEPS), images: int = 360,
+    dreams: int = 2000, seed: int = 0
+) -> dict:  # fmt: skip
+    """hole -> what fills -> scores, of what an attentive chain is made of: "plain" chains; "refused", which start as they do and
+    refuse sweeps; "chosen", which start from the best of the dreams and refuse none; "attentive", both.  Arguments as above."""
+    x, _, known, _ = _examples(data, images, seed)
+    scale, result = _scale(module, known, seed), {}
+    for kind in holes:
+        missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
+        found = chains(module, x, ~missing, steps, scale, dreams, seed, ways=APART)
+        result[kind] = {name: scores(judge, x, fills, missing) for name, fills in found}
     return result
 
 
@@ -100,7 +119,7 @@ def _scale(module, known: Tensor, seed: int) -> float:
 
 def chains(
     module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int,
-    whole: Mapping[str, Tensor] = MappingProxyType({}),
+    whole: Mapping[str, Tensor] = MappingProxyType({}), ways: Mapping[str, tuple[bool, bool, bool]] = WAYS,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
     """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents.
 
@@ -111,8 +130,9 @@ def chains(
     }
     masks = {} if seen is None else {"x": seen.repeat(FILLS, 1, 1, 1).to(module.device)}
     show = (lambda state: module.decode(state, seed)) if seen is None else (lambda state: state["x"])
-    for name, listening in (("plain", None), ("attentive", scale)):
-        walk = module.fill(given, masks, seed, listening, dreams)
+    for name, (listens, chooses, refuses) in ways.items():
+        listening, among = scale if listens else None, dreams if chooses else 0
+        walk = module.fill(given, masks, seed, listening, among, refuses=refuses)
         for i, state in enumerate(islice(walk, max(steps) + 1)):
             if i in steps:
                 yield f"{name} {i}", show(state).cpu().unflatten(0, (FILLS, len(x)))

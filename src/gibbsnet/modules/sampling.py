@@ -108,6 +108,7 @@ class Sampler(LightningModule):
         scale: float | None = None,
         dreams: int = 2000,
         chain: Chain | None = None,
+        refuses: bool = True,
     ) -> Iterator[State]:
         """States i = 0, 1, 2, ... of chains that hold what is given (of a variable in `seen` only those entries), without end.
 
@@ -119,6 +120,7 @@ class Sampler(LightningModule):
                 beside x, that is given and not in `seen`, some dreams hold too, and its start is one of those: of 2,000 dreams
                 beside ten labels it is chosen among 200.
             chain: another than the one that was trained, see `trajectory`; what it needs has to be given.
+            refuses: false lets chains that listen choose their starts alone, and sweep as plain ones do.
         """
         check_values(self.graph, given, seen)
         empty = {v for v, mask in seen.items() if mask.numel() and not mask.any()}
@@ -132,7 +134,7 @@ class Sampler(LightningModule):
             yield from plain.trajectory(self._ready(), noise, given, seen, batch)
             return
         found = self._dreams({v: x for v, x in given.items() if v not in seen and v != "x"}, dreams, seed)
-        yield from Attentive(plain, {"x": scale}).trajectory(self._ready(), noise, given, seen, batch, found)
+        yield from Attentive(plain, {"x": scale}, refuses).trajectory(self._ready(), noise, given, seen, batch, found)
 
     def _dreams(self, whole: State, count: int, seed: int) -> State:
         """The unclamped chain's states after N sweeps, `count` of them or as many as there are different ways to hold: each
