@@ -37,22 +37,27 @@ test-dvc: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_pipeline.py
 
 # Not among them: cifar10 and cifar10_long, for a GPU, and the tables in bf16; their commands stand above them in docs/comparison.md,
-# lab/comparison.md and stability.md.
+# lab/comparison.md and stability.md.  Nor the lab book's own tables and the pictures of single runs: the command stands beside each.
 results: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.results
 	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
+	$(BIN)/python -m benchmarks.compare digits penalty.x=0.15 models=ali,ali_floor,gibbsnet_short,gibbsnet_sharp,ali_shift,gibbsnet_shift
+	$(BIN)/python -m benchmarks.compare digits game.shift=1 models=ali_tuned,gibbsnet_tuned
 	$(BIN)/python -m benchmarks.compare ring models=ali,ali_cycle,gibbsnet,gibbsnet_short,gibbsnet_cut,untied pictures=beside
 	$(BIN)/python -m benchmarks.compare digits models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=beside
 	$(BIN)/python -m benchmarks.compare mnist models=ali,gibbsnet,gibbsnet_short pictures=beside
 	for data in digits mnist; do \
 		$(BIN)/python -m benchmarks.compare $$data models=ali_cycle,gibbsnet_cut,untied pictures=variants || exit 1; done
 	$(BIN)/python -m benchmarks.compare grid models=ali,gibbsnet_sharp,ali_cycle,gibbsnet_cut,untied pictures=beside
+	$(BIN)/python -m benchmarks.compare grid models=ali_cycle_sharp,gibbsnet_cycle_late pictures=cycle
 	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
 	$(BIN)/python -m benchmarks.drift $(foreach seed,21 22 23 24 25,run=runs/compare/digits/gibbsnet_shift/$(seed))
 	for data in ring digits mnist; do \
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
+	for data in ring digits; do $(BIN)/python -m benchmarks.stability data=$$data models=rising || exit 1; done
+	$(BIN)/python -m benchmarks.walk run=runs/stability/mnist/unshared/3 run=runs/stability/digits/unshared/1
 	for part in labels fills fills_mnist fills_labels fills_apart levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
-	$(BIN)/python -m benchmarks.abilities phases pictures=beside
+	for part in phases levels_mnist; do $(BIN)/python -m benchmarks.abilities $$part pictures=beside || exit 1; done
 	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports
 
