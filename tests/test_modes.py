@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import abilities, settle
+from gibbsnet import train as training
 from gibbsnet.__main__ import main
 from gibbsnet.chain import Chain, Stance, Wakeful, check_pairing
 from gibbsnet.config import ConfigError, choices, differences, load, read
@@ -422,3 +423,24 @@ def test_the_negative_phases_differ_in_the_mode_alone(phase):
     expected = {"steps"} if phase == "dreaming_short" else {"mode", "present", "dream_every"}
     assert changed <= expected and bool(changed) == (phase != "dreaming")
     build(config, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["mode=daydreaming"], True),
+        (["mode=present_at_hand"], True),
+        (["mode=daydreaming", "chains.unclamped.dream_every=2"], False),
+        (["mode=ready_to_hand"], False),
+    ],
+)
+def test_a_training_that_never_teaches_p_of_x_says_so(settings, said, tmp_path, judges, capsys):
+    own = ["model=gibbsnet2", "steps=1", "trainer.fast_dev_run=true", "tracking.mode=disabled", f"judges={judges}",
+           "trainer.accelerator=cpu", "trainer.progress=false"]  # fmt: skip
+    assert main(["train", f"run={tmp_path / 'run'}", *own, *settings]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "dream_every=2" in line]
+    assert len(lines) == said
+    m = build(load([*own, *settings]), (1, 8, 8))
+    x = m.unclamped.mode.get("x", Stance())
+    m.unclamped = replace(m.unclamped, mode=m.unclamped.mode | {"x": replace(x, share=0.5)})
+    assert not training._always_holds_x(m), "of which some are redrawn"

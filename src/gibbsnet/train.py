@@ -22,6 +22,11 @@ from .files import alone
 from .modules import GibbsNet, build
 from .prepare import datamodule, prepare
 
+UNTAUGHT = (
+    "x is held by both chains in every batch, and nothing teaches how it is drawn: chains.unclamped.dream_every=2 has every "
+    "second batch dream"
+)
+
 
 def train(config: Mapping) -> Path:
     """Trains into the run's folder, which it returns.
@@ -56,6 +61,8 @@ def train(config: Mapping) -> Path:
     judge = cache(lambda: prepare(config))
     with ExitStack() as held:
         trainer = _trainer(run, config, data, judge, _beginning(run, config, data.digest, claimed, held))
+        if trainer.is_global_zero and _always_holds_x(module):
+            print(UNTAUGHT, file=sys.stderr)
         judge()  # takes minutes: what cannot be is refused before
         module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
         data.shared_by(trainer.world_size)
@@ -69,6 +76,11 @@ def train(config: Mapping) -> Path:
         print(f"{run}: trainer.max_time={limit} ends it at step {steps} of {config['steps']}; with more it goes on")
         print(f"{run}: its best checkpoint, which is scored, is that of step {callbacks.best_step(trainer)}")
     return run
+
+
+def _always_holds_x(module: GibbsNet) -> bool:
+    chain = module.unclamped
+    return "x" in chain.clamped and chain.mode["x"].share == 1 and not chain.dream_every
 
 
 def _fit(trainer: Trainer, module: GibbsNet, data: DataModule, start: Path | None) -> None:
