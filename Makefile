@@ -57,7 +57,7 @@ results: install
 	for data in ring digits; do $(BIN)/python -m benchmarks.stability data=$$data models=rising || exit 1; done
 	$(BIN)/python -m benchmarks.walk run=runs/stability/mnist/unshared/3 run=runs/stability/digits/unshared/1
 	for part in labels fills fills_mnist fills_labels fills_apart levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
-	for part in phases levels_mnist; do $(BIN)/python -m benchmarks.abilities $$part pictures=beside || exit 1; done
+	$(BIN)/python -m benchmarks.abilities phases pictures=beside
 	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports
 

@@ -92,6 +92,7 @@ LABELS_MNIST = {
     **{name: [f"experiment={name}"] for name in ("labels100_mnist", "labels100_mnist_levels")},
     "labels100_mnist_hali": ["experiment=labels100_mnist_levels", *AS_HALI],
 }
+FILLS = {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")}
 BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # of MNIST's fills: the page shows none of it
 TRAINED = ["train/steps", "train/cpu_seconds"]
 CHAINED = [
@@ -124,6 +125,7 @@ class Part:
 
     score: what measures a run, beside `evaluate`, and leaves its numbers in the run's `file`.
     newest: what that file holds only since its measure last grew; where it lacks that, the run is measured again.
+    runs: the part whose runs are measured, if it is another one.
     """
 
     title: str
@@ -133,6 +135,7 @@ class Part:
     score: Callable[[Path], Mapping] | None = None
     file: str = ""
     newest: str = ""
+    runs: str = ""
 
 
 PARTS = {
@@ -143,7 +146,7 @@ PARTS = {
     ),
     "fills": Part(
         "Partially clamped chains",
-        {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
+        FILLS,
         "0,1,2", [*FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "mix_right",
     ),
     "fills_mnist": Part(
@@ -157,8 +160,8 @@ PARTS = {
     ),
     "fills_apart": Part(
         "What an attentive chain owes to its start and to its refusals",
-        {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")},
-        "0,1,2", [*APART, *TRAINED], fill.apart, "apart.json", "right",
+        FILLS,
+        "0,1,2", [*APART, *TRAINED], fill.apart, "apart.json", "right", "fills",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
@@ -190,7 +193,7 @@ PARTS = {
 
 def settings(part: str, model: str, seed: int, more: Sequence[str] = ()) -> list[str]:
     """A run's command line."""
-    where = place("abilities", part, model, seed, more)
+    where = place("abilities", PARTS[part].runs or part, model, seed, more)
     return [*PARTS[part].models[model], f"seed={seed}", f"run={where}", *more]
 
 

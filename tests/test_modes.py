@@ -431,6 +431,7 @@ def test_the_negative_phases_differ_in_the_mode_alone(phase):
         (["mode=daydreaming"], True),
         (["mode=present_at_hand"], True),
         (["mode=daydreaming", "chains.unclamped.dream_every=2"], False),
+        (["mode=daydreaming", "game.cycle=1.0"], False),
         (["mode=ready_to_hand"], False),
     ],
 )

@@ -155,8 +155,8 @@ def narrower(saved):
 @pytest.mark.parametrize(
     "other",
     [narrower, lambda saved: {"global_step": 10}, lambda saved: {"global_step": 10, "state_dict": saved["state_dict"]},
-     lambda saved: saved | {"state_dict": 3}],
-    ids=["other shapes", "no weights", "weights alone", "no mapping"],
+     lambda saved: saved | {"state_dict": 3}, lambda saved: saved | {"state_dict": {"a": 3}}],
+    ids=["other shapes", "no weights", "weights alone", "no mapping", "no tensors"],
 )  # fmt: skip
 def test_a_checkpoint_of_another_model_is_one_line_and_nothing_is_lost(tmp_path, plain, whole, other, capsys):
     run, settings = copy(whole[0], tmp_path / "run"), whole[1]

@@ -27,11 +27,12 @@ from .files import home, replace
 
 GROUPS = ("model", "data", "network", "trainer", "mode", "experiment")
 NAMED = ("model", "data", "network", "trainer")  # have a section of their own, which bears the file's name
-# What may change between a run and its resumption: where it goes, its model's name, how it is watched, on how many devices.
+# What may change between a run and its resumption: where it goes, its names, how it is watched, on how many devices.
 CIRCUMSTANCES = (
-    "command", "run", "restart", "model.name", "tracking", "evaluation", "clamp", "mode", "judges", "every", "data.root",
-    "data.path", "data.download", "data.resident", "data.classes", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay", "optim.skip_nonfinite",
+    "command", "run", "restart", "experiment", "model.name", "tracking", "evaluation", "clamp", "mode", "judges", "every",
+    "data.root", "data.path", "data.download", "data.resident", "data.classes", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.max_time", "trainer.progress", "trainer.threads", "trainer.replay",
+    "optim.skip_nonfinite",
 )  # fmt: skip
 LATER = ("clamp", "evaluation")
 # What may be said to a command after the training: nothing that was decided in it, or that would change nothing.  Where things

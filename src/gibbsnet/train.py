@@ -79,8 +79,10 @@ def train(config: Mapping) -> Path:
 
 
 def _always_holds_x(module: GibbsNet) -> bool:
+    """Whether neither the unclamped chain's draws nor a cycle loss teach p(x|...)."""
     chain = module.unclamped
-    return "x" in chain.clamped and chain.mode["x"].share == 1 and not chain.dream_every
+    held = "x" in chain.clamped and chain.mode["x"].share == 1
+    return held and not chain.dream_every and not module.game.cycle
 
 
 def _fit(trainer: Trainer, module: GibbsNet, data: DataModule, start: Path | None) -> None:
@@ -197,19 +199,19 @@ def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
 
 
 def _of_this_model(checkpoint: Path, module: GibbsNet) -> None:
-    """Refuses a checkpoint that is whole and not this configuration's, which lies beside it: somebody put it there.
+    """Refuses a checkpoint that is whole and cannot be this model's, whose configuration lies beside it: somebody put it there.
 
     Raises:
         ConfigError: it lacks something that Lightning saves, or its weights have other names or shapes.
     """
     found = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = found.get("state_dict")
-    shapes = {name: w.shape for name, w in weights.items()} if isinstance(weights, Mapping) else None
+    shapes = {name: getattr(w, "shape", None) for name, w in weights.items()} if isinstance(weights, Mapping) else None
     saved = {"optimizer_states", "loops", "callbacks", "pytorch-lightning_version"} <= found.keys()
     if not saved or shapes != {name: w.shape for name, w in module.state_dict().items()}:
         raise ConfigError(
-            f"{checkpoint} is no checkpoint of this model: put this run's own there, or take it away; previous.ckpt, where "
-            "there is one, is used then"
+            f"{checkpoint} is no checkpoint of this model: put this run's own there, or take it away; the training then goes on "
+            "from the other one, or begins"
         )
 
 
