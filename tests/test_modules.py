@@ -66,11 +66,12 @@ def test_one_game_gives_gradients_to_everything_that_is_learned(model, data):
 def test_a_model_says_what_it_is(model):
     m, expected = module(model), {"hali3": ["z1", "z2", "z3"], "diamond": ["z1", "w1", "z2"]}
     expected |= {key: ["z1", "z2"] for key in ("hali", "gibbsnet2")}
-    model = model.partition("_")[0]  # with other critics it is the same model
+    most = {"gibbsnet_published": 3, "unshared": 3}.get(model, int(model.startswith("gibbsnet")))
+    model = model.partition("_")[0]  # with other critics or chains it is the same model
     kind = model.rstrip("0123456789")
     assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet", "diamond": "hali"}.get(kind, kind)])
     assert m.latents == expected.get(model, ["z"])
-    assert {"gibbsnet": 1, "unshared": 3, "gibbsnet2": 1}.get(model, 0) == m.N and m.images_seen == 0
+    assert m.N == most and m.images_seen == 0
 
 
 def test_labels_in_a_batch_are_left_alone():
