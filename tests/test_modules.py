@@ -71,7 +71,7 @@ def test_a_model_says_what_it_is(model):
     kind = model.rstrip("0123456789")
     assert isinstance(m, MODELS[{"untied": "ali", "unshared": "gibbsnet", "diamond": "hali"}.get(kind, kind)])
     assert m.latents == expected.get(model, ["z"])
-    assert m.N == most and m.images_seen == 0
+    assert most == m.N and m.images_seen == 0
 
 
 def test_labels_in_a_batch_are_left_alone():
