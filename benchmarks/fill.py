@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.runs import asked, in_one_line
+from gibbsnet.classifier import Judge
 from gibbsnet.config import read
+from gibbsnet.data import DataSet
 from gibbsnet.evaluate import write_json
 from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_mixes
+from gibbsnet.modules import GibbsNet
 from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
 
@@ -22,14 +25,11 @@ MIXES = ("mse", "either", "class_score")
 
 def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
     """The scores of one run, also written into its folder."""
-    config = read(run)
-    data = datamodule(config)
-    module = load_run(run, config, data.shape, data.digest)
-    judge, options = prepare(config), {"images": images, "seed": seed}
-    scores = evaluate_fills(module, data.data, judge, **options)
-    scores |= {f"mix_{hole}": rows for hole, rows in evaluate_mixes(module, data.data, judge, **options).items()}
+    (module, *beside), options = _opened(run), {"images": images, "seed": seed}
+    scores = evaluate_fills(module, *beside, **options)
+    scores |= {f"mix_{hole}": rows for hole, rows in evaluate_mixes(module, *beside, **options).items()}
     if "y" in module.labels:
-        told = evaluate_fills(module, data.data, judge, **options, labelled=True)
+        told = evaluate_fills(module, *beside, **options, labelled=True)
         scores |= {f"labelled_{hole}": rows for hole, rows in told.items()}
     write_json(scores, run / "fill.json")
     return scores
@@ -37,12 +37,16 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
 
 def apart(run: Path, images: int = 360, seed: int = 0) -> dict:
     """What attentive chains owe to their starts and to their refusals, also written into the run's folder."""
-    config = read(run)
-    data = datamodule(config)
-    module = load_run(run, config, data.shape, data.digest)
-    scores = evaluate_apart(module, data.data, prepare(config), images=images, seed=seed)
+    scores = evaluate_apart(*_opened(run), images=images, seed=seed)
     write_json(scores, run / "apart.json")
     return scores
+
+
+def _opened(run: Path) -> tuple[GibbsNet, DataSet, Judge]:
+    """A trained run, its data, and who judges them."""
+    config = read(run)
+    data = datamodule(config)
+    return load_run(run, config, data.shape, data.digest), data.data, prepare(config)
 
 
 def table(scores: Mapping[str, Mapping]) -> list[str]:

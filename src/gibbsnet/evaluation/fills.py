@@ -36,9 +36,9 @@ MIXED = ("right", "bottom")
 STEPS = (1, 4, 30)
 FILLS = 14  # of each image
 KNOWN = 1000  # training images that say how far x lies from its mean
-# Name -> whether a chain listens, begins from a chosen dream, and refuses sweeps.
-WAYS = {"plain": (False, False, False), "attentive": (True, True, True)}
-APART = {**WAYS, "refused": (True, False, True), "chosen": (True, True, False)}
+# Name -> whether a chain begins from a chosen dream, and whether it refuses sweeps: for either it listens.
+WAYS = {"plain": (False, False), "attentive": (True, True)}
+APART = {**WAYS, "refused": (False, True), "chosen": (True, False)}
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def _scale(module, known: Tensor, seed: int) -> float:
 
 def chains(
     module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int,
-    whole: Mapping[str, Tensor] = MappingProxyType({}), ways: Mapping[str, tuple[bool, bool, bool]] = WAYS,
+    whole: Mapping[str, Tensor] = MappingProxyType({}), ways: Mapping[str, tuple[bool, bool]] = WAYS,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
     """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents.
 
@@ -130,8 +130,8 @@ def chains(
     }
     masks = {} if seen is None else {"x": seen.repeat(FILLS, 1, 1, 1).to(module.device)}
     show = (lambda state: module.decode(state, seed)) if seen is None else (lambda state: state["x"])
-    for name, (listens, chooses, refuses) in ways.items():
-        listening, among = scale if listens else None, dreams if chooses else 0
+    for name, (chooses, refuses) in ways.items():
+        listening, among = scale if chooses or refuses else None, dreams if chooses else 0
         walk = module.fill(given, masks, seed, listening, among, refuses=refuses)
         for i, state in enumerate(islice(walk, max(steps) + 1)):
             if i in steps:
