@@ -56,7 +56,8 @@ results: install
 		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	for data in ring digits; do $(BIN)/python -m benchmarks.stability data=$$data models=rising || exit 1; done
 	$(BIN)/python -m benchmarks.walk run=runs/stability/mnist/unshared/3 run=runs/stability/digits/unshared/1
-	for part in labels fills fills_mnist fills_labels fills_apart levels levels_mnist modes phases approach labels_mnist; do $(BIN)/python -m benchmarks.abilities $$part || exit 1; done
+	for part in labels fills fills_mnist fills_labels fills_apart fills_latents levels levels_mnist modes phases approach labels_mnist fills_labels_mnist; do \
+		$(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	$(BIN)/python -m benchmarks.abilities phases pictures=beside
 	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports

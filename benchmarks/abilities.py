@@ -6,7 +6,9 @@ PART is one of
     fills    holes in real images, filled by partially clamped chains                      (digits)
     fills_mnist   the same, ten minutes of a core for each training                        (MNIST)
     fills_labels  the same by a model with labels, that are held too                      (digits)
+    fills_labels_mnist   the same, by the model that learned from 100 labels              (MNIST)
     fills_apart   what an attentive chain owes to its start, and what to its refusals     (digits)
+    fills_latents   what parts of z tell a chain that holds nothing else                  (digits)
     levels   HALI with three levels, on a diamond, with a wide z1, with a narrow z2, and swept by passes  (digits)
     modes    three levels: sweeps until perception settles, and how daydreams are woken    (digits)
     phases   negative phases that dream, are ready-to-hand, or daydream, against one positive phase
@@ -53,7 +55,7 @@ from benchmarks.runs import (
 from benchmarks.stability import CHAIN, YOUNG
 from gibbsnet.config import load
 from gibbsnet.data import ATTRIBUTES
-from gibbsnet.evaluation.fills import HOLES, MIXED
+from gibbsnet.evaluation.fills import HOLES, IN_LATENT, MIXED
 from gibbsnet.evaluation.labels import STEPS
 
 # One positive phase and equal time for all: a sweep, anew in every batch. Daydreaming alone teaches p(x|z1) nothing, so every
@@ -108,6 +110,7 @@ LABELLED = [
 ]  # fmt: skip
 FILLED = [f"{hole}/*/{score}" for hole in HOLES for score in fill.NAMES]
 APART = [f"{hole}/*/{score}" for hole in MIXED for score in fill.NAMES]
+IN_Z = [f"z/{hole}/*/{score}" for hole in IN_LATENT for score in fill.NAMES]
 TOLD = [f"labelled_{row}" for row in FILLED]
 MIXES = [f"mix_{hole}/*/{score}" for hole in MIXED for score in fill.MIXES]
 PERCEIVED = ("sweeps", "d_0", "band", "mse_settled", "same_0", "same_settled", "same_last")
@@ -162,6 +165,15 @@ PARTS = {
         "What an attentive chain owes to its start and to its refusals",
         FILLS,
         "0,1,2", [*APART, *TRAINED], fill.apart, "apart.json", "right", "fills",
+    ),
+    "fills_labels_mnist": Part(
+        "Partially clamped chains that know the label, on MNIST", {name: LABELS_MNIST[name] for name in ("labels100_mnist",)},
+        "2", [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right", "labels_mnist",
+    ),
+    "fills_latents": Part(
+        "Chains that hold a part of z",
+        FILLS,
+        "0,1,2", [*IN_Z, *TRAINED], fill.in_latents, "latents.json", "z", "fills",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]

@@ -14,7 +14,7 @@ from gibbsnet.classifier import Judge
 from gibbsnet.config import read
 from gibbsnet.data import DataSet
 from gibbsnet.evaluate import write_json
-from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_mixes
+from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_latent_holes, evaluate_mixes
 from gibbsnet.modules import GibbsNet
 from gibbsnet.prepare import datamodule, prepare
 from gibbsnet.train import load_run
@@ -39,6 +39,13 @@ def apart(run: Path, images: int = 360, seed: int = 0) -> dict:
     """What attentive chains owe to their starts and to their refusals, also written into the run's folder."""
     scores = evaluate_apart(*_opened(run), images=images, seed=seed)
     write_json(scores, run / "apart.json")
+    return scores
+
+
+def in_latents(run: Path, images: int = 360, seed: int = 0) -> dict:
+    """How well what a part of a latent says is filled in, also written into the run's folder."""
+    scores = evaluate_latent_holes(*_opened(run), images=images, seed=seed)
+    write_json(scores, run / "latents.json")
     return scores
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from gibbsnet.classifier import load_judge
 from gibbsnet.config import load as load_config
 from gibbsnet.config import read
 from gibbsnet.data import HOLES, DataError, hole, load
-from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_mixes, fills
+from gibbsnet.evaluation import evaluate_apart, evaluate_fills, evaluate_latent_holes, evaluate_mixes, fills
 from gibbsnet.evaluation.fills import mixed, nearest, ridge, scores
 from gibbsnet.modules import build_chain
 from gibbsnet.noise import Noise
@@ -260,6 +260,44 @@ def test_start_and_refusals_are_told_apart(judges):
         assert row == usual.get(name, row)
     assert apart["refused 0"] == apart["plain 0"] != apart["chosen 0"] == apart["attentive 0"]
     assert len({tuple(apart[f"{name} 3"].values()) for name in ("plain", "attentive", "refused", "chosen")}) == 4
+
+
+def test_a_part_of_a_latent_is_held_and_all_of_the_image_is_drawn(judges, monkeypatch):
+    m = module("gibbsnet2", "digits").float()
+    data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
+    calls, fill_of = [], type(m).fill
+    monkeypatch.setattr(type(m), "fill", lambda *rest, **more: calls.append(rest[1:3]) or fill_of(*rest, **more))
+    found = evaluate_latent_holes(m, data, judge, steps=[1, 2], images=40)
+    inferred = m.infer({"x": fills._examples(data, 40, 0)[0]}, 0)
+    assert found.keys() == {"z1", "z2"}
+    assert all(of.keys() == {"none", "random", "left"} for of in found.values())
+    for (given, seen), (v, kind) in zip(calls, product(found, fills.IN_LATENT), strict=True):
+        assert given.keys() == seen.keys() == {v} and given[v].shape[0] == 40 * fills.FILLS
+        held, entries = seen[v].double().mean(0), torch.arange(given[v].shape[1])
+        if kind == "random":
+            assert ((held - 0.5).abs() < 0.4).all() and seen[v].double().mean() == pytest.approx(0.5, abs=0.1)
+        else:
+            assert torch.equal(held.bool(), (entries >= len(entries) // 2) | (kind == "none"))
+        assert torch.equal(given[v].view(fills.FILLS, 40, -1)[3], inferred[v]), "as the model infers it of these images"
+    whole, half = found["z1"]["none"], found["z1"]["left"]
+    assert whole.keys() == {"real", "mean", "nearest", "ridge", "plain 1", "plain 2"}
+    assert (
+        whole["real"]["mse"] == 0 < whole["ridge"]["mse"] != half["ridge"]["mse"]
+        and whole["plain 1"] != half["plain 1"]
+    )
+    assert whole["mean"] == half["mean"], "all of x is missing"
+
+
+def test_references_see_of_an_image_no_more_than_the_latent():
+    known, x, missing = torch.randn(200, 1, 4, 4), torch.randn(5, 1, 4, 4), hole("left", (4,), 5, Noise(0))
+    known_z, z = known.flatten(1)[:, :4] * 2, x.flatten(1)[:, :4] * 2
+    told = dict(fills._told_by(known, known_z, x, z, missing))
+    for k in range(5):
+        fit = Ridge(alpha=1.0).fit(known_z[:, 2:].numpy(), known.flatten(1).numpy())
+        assert np.allclose(told["ridge"][k].flatten(), fit.predict(z[k : k + 1, 2:].numpy())[0], atol=1e-4)
+        index = NearestNeighbors(n_neighbors=1).fit(known_z[:, 2:].numpy()).kneighbors(z[k : k + 1, 2:].numpy())[1]
+        assert torch.equal(told["nearest"][k], known[index[0, 0]])
+    assert torch.allclose(told["mean"], known.mean(0).expand_as(x)) and torch.equal(told["real"], x)
 
 
 class ByBrightness(torch.nn.Module):

@@ -15,11 +15,13 @@ from the chain's latents, K times:
     mse           (drawn - mix)^2 / 4 over all pixels
     either        the judge gives what is drawn the class of one of the two images
     class_score   of all that is drawn
+
+Where the hole lies in a latent, entries of it are held at what the model infers of x, and all of x is missing: the numbers are
+those of fills, over all pixels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from types import MappingProxyType
+from itertools import islice, product
 
 import torch
 from torch import Tensor
@@ -33,11 +35,13 @@ from gibbsnet.noise import Noise
 
 HOLES = ("left", "right", "top", "bottom", "row", "random")
 MIXED = ("right", "bottom")
+IN_LATENT = ("none", "random", "left")  # what is missing of it
 STEPS = (1, 4, 30)
 FILLS = 14  # of each image
 KNOWN = 1000  # training images that say how far x lies from its mean
 # Name -> whether a chain begins from a chosen dream, and whether it refuses sweeps: for either it listens.
-WAYS = {"plain": (False, False), "attentive": (True, True)}
+PLAIN = {"plain": (False, False)}
+WAYS = {**PLAIN, "attentive": (True, True)}
 APART = {**WAYS, "refused": (False, True), "chosen": (True, False)}
 
 
@@ -63,7 +67,7 @@ def evaluate_fills(
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
         beside = by_class(known, labels, x, y, missing) if labelled else dict(references(known, x, missing))
         rows = {name: fill[None] for name, fill in beside.items()}
-        rows |= dict(chains(module, x, ~missing, steps, scale, dreams, seed, told))
+        rows |= dict(chains(module, {"x": x, **told}, {"x": ~missing}, steps, seed, WAYS, scale, dreams))
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in rows.items()}
     return result
 
@@ -79,7 +83,7 @@ def evaluate_apart(
     scale, result = _scale(module, known, seed), {}
     for kind in holes:
         missing = hole(kind, data.shape, len(x), Noise(seed, "holes", kind))
-        found = chains(module, x, ~missing, steps, scale, dreams, seed, ways=APART)
+        found = chains(module, {"x": x}, {"x": ~missing}, steps, seed, APART, scale, dreams)
         result[kind] = {name: scores(judge, x, fills, missing) for name, fills in found}
     return result
 
@@ -100,9 +104,43 @@ def evaluate_mixes(
         held = torch.ones_like(missing)
         rows = {"pasted": mix, "mean": known.mean(0).expand_as(mix), "nearest": known[nearest(known, mix, held)]}
         rows = {name: shown[None] for name, shown in rows.items()}
-        rows |= dict(chains(module, mix, None, steps, scale, dreams, seed))
+        rows |= dict(chains(module, {"x": mix}, {}, steps, seed, WAYS, scale, dreams))
         result[kind] = {name: mixed(judge, x, mix, shown) for name, shown in rows.items()}
     return result
+
+
+@torch.no_grad()
+def evaluate_latent_holes(
+    module, data: DataSet, judge: Judge, *, holes: Sequence[str] = IN_LATENT, steps: Sequence[int] = STEPS, images: int = 360,
+    seed: int = 0
+) -> dict:  # fmt: skip
+    """latent -> what is missing of it -> what fills -> scores: "plain" chains that hold the rest of that latent as the model
+    infers it, and draw x and the other latents; "mean", "nearest" and "ridge", which know as much; "real".  Arguments as above;
+    of holes "none" holds the whole latent."""
+    x, _, known, _ = _examples(data, images, seed)
+    here, there = (module.infer({"x": of.to(module.device)}, seed) for of in (x, known))
+    result: dict = {v: {} for v in module.latents}
+    for v, kind in product(module.latents, holes):
+        z, known_z, all_of_x = here[v].cpu(), there[v].cpu(), torch.ones_like(x, dtype=torch.bool)
+        free = kind == "none"
+        missing = (
+            torch.zeros_like(z, dtype=torch.bool)
+            if free
+            else hole(kind, z[0].shape, len(z), Noise(seed, "holes", kind))
+        )
+        rows = {name: fill[None] for name, fill in _told_by(known, known_z, x, z, missing)}
+        rows |= dict(chains(module, {v: z}, {v: ~missing}, steps, seed, PLAIN))
+        result[v][kind] = {name: scores(judge, x, fills, all_of_x) for name, fills in rows.items()}
+    return result
+
+
+def _told_by(known: Tensor, known_z: Tensor, x: Tensor, z: Tensor, missing: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """`references` that see of images x (n, C, H, W) nothing but those entries of a latent z (n, *) that are not missing."""
+    rows, both = (torch.cat([a.flatten(1), b.flatten(1)], 1) for a, b in ((known, known_z), (x, z)))
+    pixels = x[0].numel()
+    holes = torch.cat([torch.ones(len(x), pixels, dtype=torch.bool), missing.flatten(1)], 1)
+    for name, fill in references(rows, both, holes):
+        yield name, fill[:, :pixels].view_as(x)
 
 
 def _examples(data: DataSet, images: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,24 +156,26 @@ def _scale(module, known: Tensor, seed: int) -> float:
 
 
 def chains(
-    module, x: Tensor, seen: Tensor | None, steps: Sequence[int], scale: float, dreams: int, seed: int,
-    whole: Mapping[str, Tensor] = MappingProxyType({}), ways: Mapping[str, tuple[bool, bool]] = WAYS,
+    module, given: Mapping[str, Tensor], seen: Mapping[str, Tensor], steps: Sequence[int], seed: int,
+    ways: Mapping[str, tuple[bool, bool]], scale: float | None = None, dreams: int = 0,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
-    """(name, fills (K, n, C, H, W)) of chains that hold what is seen of x, or all of it, and then x drawn from their latents.
+    """(name, fills (K, n, C, H, W)) of chains that hold what is given, values (n, ...), of a variable in `seen` what its mask
+    shows; where all of x is held, x drawn from their latents.
 
-    whole: further variables that are held, values (n, ...).
+    scale, dreams: what those of the `ways` that listen take, see `fill`.
     """
-    given = {
-        v: value.repeat(FILLS, *[1] * (value.ndim - 1)).to(module.device) for v, value in {"x": x, **whole}.items()
-    }
-    masks = {} if seen is None else {"x": seen.repeat(FILLS, 1, 1, 1).to(module.device)}
-    show = (lambda state: module.decode(state, seed)) if seen is None else (lambda state: state["x"])
+    n = len(next(iter(given.values())))
+    given, seen = (
+        {v: t.repeat(FILLS, *[1] * (t.ndim - 1)).to(module.device) for v, t in of.items()} for of in (given, seen)
+    )
+    whole = "x" in given and "x" not in seen
+    show = (lambda state: module.decode(state, seed)) if whole else (lambda state: state["x"])
     for name, (chooses, refuses) in ways.items():
         listening, among = scale if chooses or refuses else None, dreams if chooses else 0
-        walk = module.fill(given, masks, seed, listening, among, refuses=refuses)
+        walk = module.fill(given, seen, seed, listening, among, refuses=refuses)
         for i, state in enumerate(islice(walk, max(steps) + 1)):
             if i in steps:
-                yield f"{name} {i}", show(state).cpu().unflatten(0, (FILLS, len(x)))
+                yield f"{name} {i}", show(state).cpu().unflatten(0, (FILLS, n))
 
 
 @torch.no_grad()
