@@ -295,7 +295,7 @@ def _of_all(name: str) -> bool:
 
 
 def spread_seeds(summed: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
-    """Three seeds that have the spreads of this `summary`."""
+    """Three seeds that have the spreads of this `summary`, which is all that an older record kept."""
     return [{n: spread[k] for n, spread in summed.items()} for k in ("min", "median", "max")]
 
 

@@ -94,12 +94,13 @@ def rows(found: Mapping[str, Mapping]) -> list[str]:
 
 
 def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
-    """What is recorded, variant -> metric -> its spread."""
-    metrics = {v: [run(data, v, seed, more) for seed in seeds] for v in variants}
-    found = {v: summary([dict(flat(m)) for m in seeds]) for v, seeds in metrics.items()}
-    shown = {*rows(found), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
-    drawn = {n for numbers in found.values() for n in numbers if n.startswith("reference/")}
-    models = {v: {n: s for n, s in numbers.items() if n in shown | drawn} for v, numbers in found.items()}
+    """What is recorded: of every variant the numbers of its seeds."""
+    metrics = {v: [dict(flat(run(data, v, seed, more))) for seed in seeds] for v in variants}
+    shown = {*rows({v: of[0] for v, of in metrics.items()}), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
+    models = {
+        v: [{n: x for n, x in numbers.items() if n in shown or n.startswith("reference/")} for numbers in of]
+        for v, of in metrics.items()
+    }
     return {"seeds": list(seeds), "settings": lasting(more), "models": models}
 
 
@@ -111,15 +112,21 @@ def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequ
 
 def draw(data: str, found: Mapping) -> None:
     """A table's curves over the steps of the chain."""
-    seeds = {v: spread_seeds(spreads) for v, spreads in found["models"].items()}
+    seeds = {v: spread_seeds(of) if isinstance(of, Mapping) else of for v, of in found["models"].items()}
     redraw(data, seeds, figure("stability", data, found), named, base="n0")
 
 
 def section(data: str, found: Mapping) -> list[str]:
     """A data set's part of docs/stability.md."""
     text = [f"## {title(data, found['settings'])}", "", f"`{command(f'stability data={data}', found, USUAL)}`", ""]
-    shown = table(found["models"], rows(found["models"]))
-    return [*text, *shown, "", f"![{data}](figures/{figure('stability', data, found).name})", ""]
+    columns = {v: of if isinstance(of, Mapping) else summary(of) for v, of in found["models"].items()}
+    return [
+        *text,
+        *table(columns, rows(columns)),
+        "",
+        f"![{data}](figures/{figure('stability', data, found).name})",
+        "",
+    ]
 
 
 def page(record: Mapping) -> list[str]:

@@ -470,11 +470,31 @@ def test_stability_is_recorded_and_drawn(short, tmp_path, capsys):
     table = runs.title("ring", ["steps=4", *short])
     record = json.loads((tmp_path / "docs/stability.json").read_text())[table]
     assert record["models"].keys() == {"n0", "unshared", "learned"}
-    assert all(f"chain/{i}/joint_distance" in record["models"]["n0"] for i in (0, 1, 3))
-    assert "reference/test/share" in record["models"]["n0"], "the picture shows it"
+    (numbers,) = record["models"]["n0"]
+    assert all(f"chain/{i}/joint_distance" in numbers for i in (0, 1, 3))
+    assert "reference/test/share" in numbers, "the picture shows it"
     assert "reference/test/joint_distance" in (tmp_path / "docs/stability.md").read_text()
     figure = tmp_path / f"docs/figures/stability_{runs.file(table)}.png"
     assert figure.stat().st_size < 200 * 1024
+
+
+def test_a_further_seed_of_stability_joins_and_what_is_shown_spreads(short, tmp_path, capsys):
+    for seed in (1, 2):
+        stability.main(["data=ring", f"seeds={seed}", "models=n0,n1", "steps=4", *short])
+    table = runs.title("ring", ["steps=4", *short])
+    found = json.loads((tmp_path / "docs/stability.json").read_text())[table]
+    assert found["seeds"] == [1, 2] and "seeds=1,2 " in (page := (tmp_path / "docs/stability.md").read_text())
+    one, two = (numbers["chain/3/joint_distance"] for numbers in found["models"]["n1"])
+    assert one != two and f"{(one + two) / 2:.4g} [{min(one, two):.4g} .. {max(one, two):.4g}]" in page
+
+
+def test_what_older_records_kept_as_spreads_is_shown_as_they_were():
+    seeds = [{"chain/1/share": v, "chain/switch_rate": v} for v in (0.2, 0.9, 0.5)]
+    found = {"seeds": [1, 2, 3], "settings": []}
+    by_seed, spread = (
+        stability.section("ring", {**found, "models": {"n0": of}}) for of in (seeds, runs.summary(seeds))
+    )
+    assert by_seed == spread and "| chain/1/share | 0.5 [0.2 .. 0.9] |" in spread
 
 
 def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):
