@@ -406,10 +406,10 @@ def test_the_benchmark_of_inference_runs_on_a_run(run, monkeypatch, capsys):
     assert capsys.readouterr().out.count("\n") >= 4 + len(settle.POTENCIES) + len(settle.THRESHOLDS)
     written = json.loads((run / "settle.json").read_text())
     assert all(0 <= row["sweeps"] < 12 for row in written["present_at_hand"].values())
-    lines = settle.draw(written["present_at_hand"]).axes[0].lines[::2]
-    assert [line.get_ydata().tolist() for line in lines] == [
-        row["distance"] for row in written["present_at_hand"].values()
-    ]
+    *lines, key = settle.draw(written["present_at_hand"]).axes[0].lines
+    for row, distance, band in zip(written["present_at_hand"].values(), lines[::2], lines[1::2], strict=True):
+        assert distance.get_ydata().tolist() == row["distance"] and set(band.get_ydata()) == {row["band"]}
+        assert band.get_linestyle() == key.get_linestyle() != distance.get_linestyle()
     assert (run / "figures" / "settle.png").stat().st_size > 0
     alarms = [written["daydreaming"][str(t)]["alarms"] for t in settle.THRESHOLDS]
     assert alarms[0] == 0 and alarms[1] <= alarms[-1]
