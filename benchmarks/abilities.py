@@ -127,7 +127,8 @@ class Part:
     """models: name -> its command line. seeds: the usual ones. rows: of the page.
 
     score: what measures a run, beside `evaluate`, and leaves its numbers in the run's `file`.
-    newest: what that file holds only since its measure last grew; where it lacks that, the run is measured again.
+    newest: what that file holds only since its measure last grew, as a name joined with '/'; where it lacks that, the run is
+        measured again.
     runs: the part whose runs are measured, if it is another one.
     """
 
@@ -198,7 +199,7 @@ PARTS = {
     "approach": Part(
         "The approach to the stationary law",
         {how: stability.settings("ring", how) for how in ("random", "learned")},
-        "1,2,3", [*APPROACHED, "chain/switch_rate", *TRAINED], approach.measure, "approach.json", "d",
+        "1,2,3", [*APPROACHED, "chain/switch_rate", *TRAINED], approach.measure, "approach.json", "d/mixture",
     ),
 }  # fmt: skip
 
@@ -221,7 +222,10 @@ def scored(part: str, model: str, seed: int, more: Sequence[str] = ()) -> dict[s
 
 def measured(path: Path, newest: str) -> bool:
     """Whether a measure's file is there, with all that it holds today."""
-    return path.exists() and (not newest or newest in json.loads(path.read_text()))
+    if not path.exists():
+        return False
+    held = [f"{name}/" for name, _ in flat(json.loads(path.read_text()))]
+    return not newest or any(name.startswith(f"{newest}/") for name in held)
 
 
 def shown(part: str, name: str) -> bool:

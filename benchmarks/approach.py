@@ -6,7 +6,8 @@ eigenvalue of the matrix T of transitions between these places:
 
     d_i = TV(law_i, pi) ~ c |lambda_2|^i,    T^L counted over pairs of states L sweeps apart,    |lambda_2| = |eig_2(T^L)|^(1/L)
 
-Starts: z of one class alone, z ~ N(0, 1), z from the Gaussian fitted to q(z) (`learned`), and z ~ q(z|x) of the data themselves.
+Starts: z of one class alone, z ~ N(0, 1), z from the Gaussian fitted to q(z) (`learned`) or from a mixture of as many as there
+are classes, and z ~ q(z|x) of the data themselves.
 Prints a table and writes <run>/approach.json and <run>/figures/approach.png.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from benchmarks.runs import asked, in_one_line
@@ -25,6 +27,7 @@ from gibbsnet import plots
 from gibbsnet.config import ConfigError, read
 from gibbsnet.data import DataModule
 from gibbsnet.evaluate import write_json
+from gibbsnet.evaluation.latents import FLOOR, flat
 from gibbsnet.evaluation.scores import confident_class
 from gibbsnet.evaluation.yardsticks import Yardstick, yardstick
 from gibbsnet.graph import Moments
@@ -52,8 +55,15 @@ def starts(module: GibbsNet, data: DataModule, n: int, seed: int) -> dict[str, T
     noise = Noise(seed, "start", device=module.device)
     return {
         "one class": inferred(alike, "alike"), "N(0, 1)": noise.normal(real.shape),
-        "learned": moments.draw(n, noise), "data": inferred(anyone, "anyone"),
+        "learned": moments.draw(n, noise), "mixture": mixture(real, data.data.classes, n, seed),
+        "data": inferred(anyone, "anyone"),
     }  # fmt: skip
+
+
+def mixture(z: Tensor, components: int, n: int, seed: int) -> Tensor:
+    """Draws (n, *) from a mixture of Gaussians with full covariances that is fitted to z (m, *)."""
+    fit = GaussianMixture(components, reg_covar=FLOOR, random_state=seed).fit(flat(z))
+    return torch.from_numpy(fit.sample(n)[0]).to(z).view(n, *z.shape[1:])
 
 
 def places(module: GibbsNet, stick: Yardstick, z: Tensor, sweeps: int, seed: int) -> Tensor:

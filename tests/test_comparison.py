@@ -723,10 +723,28 @@ def test_a_model_s_walk_is_written_and_told(tmp_path, monkeypatch, capsys):
     assert f"{found['stays']:.2f} stay" in said and said.count(" -> ") == 8
 
 
+def test_a_mixture_starts_where_the_codes_are():
+    """Two clusters: one Gaussian's draws would lie between them."""
+    side = torch.tensor([[-3.0, 1.0], [3.0, 2.0]])[(torch.arange(400) % 4 == 3).long()]
+    drawn = approach.mixture(side + 0.1 * torch.randn(400, 2), 2, 2000, 0)
+    right = drawn[:, 0] > 0
+    assert drawn.shape == (2000, 2) and drawn.dtype == torch.float32 and drawn[:, 0].abs().min() > 2
+    expected = (side[:, 0] > 0).double().mean()
+    assert (right.double().mean() - expected).abs() < 5 * (expected * (1 - expected) / 2000) ** 0.5
+    assert drawn[right].mean(0).tolist() == pytest.approx([3, 2], abs=0.05)
+
+
+@pytest.mark.parametrize("newest, held", [("", True), ("d", True), ("d/mixture", True), ("d/mix", False), ("e", False)])
+def test_a_measure_that_has_grown_is_taken_again(newest, held, tmp_path):
+    assert not abilities.measured(tmp_path / "none.json", newest)
+    (tmp_path / "approach.json").write_text(json.dumps({"d": {"mixture": {"0": 0.5}}, "half_life": None}))
+    assert abilities.measured(tmp_path / "approach.json", newest) is held
+
+
 def test_the_approach_of_a_model_has_all_its_starts():
     m, data = module("gibbsnet", "ring").float(), DataModule("ring")
     data.setup()
     found = approach.approach(m, yardstick(data.data, None, data.data.train), data, 200, 30)
-    assert found["distance"].keys() == {"one class", "N(0, 1)", "learned", "data"}
+    assert found["distance"].keys() == {"one class", "N(0, 1)", "learned", "mixture", "data"}
     assert all(len(d) == 31 and 0 <= min(d) <= max(d) <= 1 for d in found["distance"].values())
     assert 0 <= found["second"] <= 1 + 1e-6 and sum(found["pi"]) == pytest.approx(1)
