@@ -27,7 +27,7 @@ from gibbsnet import plots
 from gibbsnet.config import ConfigError, read
 from gibbsnet.data import DataModule
 from gibbsnet.evaluate import write_json
-from gibbsnet.evaluation.latents import FLOOR, flat
+from gibbsnet.evaluation.latents import flat
 from gibbsnet.evaluation.scores import confident_class
 from gibbsnet.evaluation.yardsticks import Yardstick, yardstick
 from gibbsnet.graph import Moments
@@ -62,7 +62,7 @@ def starts(module: GibbsNet, data: DataModule, n: int, seed: int) -> dict[str, T
 
 def mixture(z: Tensor, components: int, n: int, seed: int) -> Tensor:
     """Draws (n, *) from a mixture of Gaussians with full covariances that is fitted to z (m, *)."""
-    fit = GaussianMixture(components, reg_covar=FLOOR, random_state=seed).fit(flat(z))
+    fit = GaussianMixture(components, random_state=seed).fit(flat(z))
     return torch.from_numpy(fit.sample(n)[0]).to(z).view(n, *z.shape[1:])
 
 
