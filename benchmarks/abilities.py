@@ -168,13 +168,13 @@ PARTS = {
         "0,1,2", [*APART, *TRAINED], fill.apart, "apart.json", "right", "fills",
     ),
     "fills_labels_mnist": Part(
-        "Partially clamped chains that know the label, on MNIST", {name: LABELS_MNIST[name] for name in ("labels100_mnist",)},
-        "2", [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right", "labels_mnist",
+        "Partially clamped chains that know the label, on MNIST", {"labels100_mnist": LABELS_MNIST["labels100_mnist"]},
+        "2,3", [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right", "labels_mnist",
     ),
     "fills_latents": Part(
         "Chains that hold a part of z",
         FILLS,
-        "0,1,2", [*IN_Z, *TRAINED], fill.in_latents, "latents.json", "z", "fills",
+        "0,1,2", [*IN_Z, *TRAINED], fill.in_latents, "latents.json", "", "fills",
     ),
     "levels": Part(
         "Latent levels", {name: [*of, f"model.name={name}"] for name, of in LEVELS.items()}, "1,2,3", [*CHAINED, *TRAINED]
@@ -222,10 +222,9 @@ def scored(part: str, model: str, seed: int, more: Sequence[str] = ()) -> dict[s
 
 def measured(path: Path, newest: str) -> bool:
     """Whether a measure's file is there, with all that it holds today."""
-    if not path.exists():
-        return False
-    held = [f"{name}/" for name, _ in flat(json.loads(path.read_text()))]
-    return not newest or any(name.startswith(f"{newest}/") for name in held)
+    if not newest or not path.exists():
+        return path.exists()
+    return any(f"{name}/".startswith(f"{newest}/") for name, _ in flat(json.loads(path.read_text())))
 
 
 def shown(part: str, name: str) -> bool:

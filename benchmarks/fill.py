@@ -2,7 +2,8 @@
 
 Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
 test split; what they draw of two images' halves side by side; and, by a model with labels, fills that know the image's label,
-against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.
+against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.  For
+benchmarks.abilities: what attentive chains owe to what (<run>/apart.json), what parts of a latent say (<run>/latents.json).
 """
 
 import sys

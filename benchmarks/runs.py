@@ -217,7 +217,7 @@ def _together(old: Mapping, new: Mapping, usual: Iterable[str]) -> Mapping | Non
     if settled and not _judged_apart(old, new):
         if same:
             return {**new, "models": models}
-        spreads_alone = any(isinstance(of, Mapping) for of in models.values())
+        spreads_alone = any(isinstance(of, Mapping) for side in (old, new) for of in side["models"].values())
         if old["models"].keys() == new["models"].keys() and not spreads_alone:
             return _seeds_joined(old, new)
     return new if whole and (same or {*usual} <= models.keys()) else None

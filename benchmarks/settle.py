@@ -96,11 +96,13 @@ def draw(found: Mapping[str, Mapping]) -> Figure:
     figure = Figure(figsize=(6, 3.6), dpi=plots.DPI, layout="constrained")
     axes = figure.subplots()
     for (potency, row), color in zip(found.items(), plots.PALETTE, strict=False):
-        axes.semilogy(row["distance"], color=color, linewidth=1.4, label=f"{potency}: settled after {row['sweeps']}")
+        axes.semilogy(
+            row["distance"], color=color, linewidth=1.4, label=f"z2 of potency {potency}: settled after {row['sweeps']}"
+        )
         axes.axhline(row["band"], color=color, linewidth=0.9, linestyle=":")
     axes.plot([], [], color="0.4", linewidth=0.9, linestyle=":", label="the band: settled below it")
     axes.set(xlabel="i, sweeps with x in sight", ylabel="$d_i$ of z1")
-    axes.legend(title="potency of z2", frameon=False, fontsize=8, title_fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 

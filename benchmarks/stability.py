@@ -3,14 +3,15 @@ r"""How stable a chain is: python -m benchmarks.stability [seeds=1,2,3] [data=di
 GibbsNets on ring, grid, digits or mnist that differ in how their unclamped chain is trained, with equal numbers of steps:
 N sweeps, N at random, persistent chains, a chain whose encoder is not the clamped chain's, a learned start.  Scores their
 chains at i = 0 .. 1000, with the band of the joint distance, into <run>/stability.json; writes docs/stability.json, .md and
-docs/figures/stability_DATA.png; some models alone join those of the same seeds there.  What is finished is not run again; run
+docs/figures/stability_DATA.png; some models alone join those of the same seeds there, and seeds those of the same models (but
+for ring and digits, of which older records keep spreads).  What is finished is not run again; run
 folders: runs/stability/DATA/VARIANT/SEED.  Further settings, but for those of the place where it runs, make a table, a figure and
 run folders of their own, DATA_SETTING=VALUE.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -84,9 +85,9 @@ def score(config: Mapping) -> dict:
     return evaluate(module, data.data, prepare(config), **options)
 
 
-def rows(found: Mapping[str, Mapping]) -> list[str]:
+def rows(found: Iterable[Iterable[str]]) -> list[str]:
     """What the table shows of what there is."""
-    names = {name for numbers in found.values() for name in numbers}
+    names = {name for numbers in found for name in numbers}
     wanted = [f"chain/{i}/{score}" for score in SCORES for i in SHOWN]
     more = ["chain/switch_rate", "latent/z/probe_accuracy", "latent/z/non_gaussianity", "reconstruction/z/mse",
             "reconstruction/z/same_class", BAND, f"{BAND}_shuffled"]  # fmt: skip
@@ -96,7 +97,10 @@ def rows(found: Mapping[str, Mapping]) -> list[str]:
 def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()) -> dict:
     """What is recorded: of every variant the numbers of its seeds."""
     metrics = {v: [dict(flat(run(data, v, seed, more))) for seed in seeds] for v in variants}
-    shown = {*rows({v: of[0] for v, of in metrics.items()}), *(f"chain/{i}/{score}" for score in SCORES for i in GRID)}
+    shown = {
+        *rows(numbers for of in metrics.values() for numbers in of),
+        *(f"chain/{i}/{score}" for score in SCORES for i in GRID),
+    }
     models = {
         v: [{n: x for n, x in numbers.items() if n in shown or n.startswith("reference/")} for numbers in of]
         for v, of in metrics.items()
@@ -106,8 +110,8 @@ def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequ
 
 def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequence[Mapping]]:
     """The variants by names that say their switch rates."""
-    rates = {v: median(m.get("chain/switch_rate", 0) for m in seeds) for v, seeds in models.items()}
-    return {f"{v} (switch rate {rates[v]:.2f})": seeds for v, seeds in models.items()}
+    rates = {v: [m["chain/switch_rate"] for m in seeds if "chain/switch_rate" in m] for v, seeds in models.items()}
+    return {f"{v} (switch rate {median(rates[v] or [0]):.2f})": seeds for v, seeds in models.items()}
 
 
 def draw(data: str, found: Mapping) -> None:
@@ -122,7 +126,7 @@ def section(data: str, found: Mapping) -> list[str]:
     columns = {v: of if isinstance(of, Mapping) else summary(of) for v, of in found["models"].items()}
     return [
         *text,
-        *table(columns, rows(columns)),
+        *table(columns, rows(columns.values())),
         "",
         f"![{data}](figures/{figure('stability', data, found).name})",
         "",

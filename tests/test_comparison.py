@@ -404,6 +404,26 @@ def test_spreads_are_replaced_by_all_their_seeds_and_models_alone(tmp_path, caps
     assert kept([1, 2], "a", "b", "more", settings=["s=1"])
 
 
+def test_seeds_come_after_what_an_older_record_kept_as_spreads(tmp_path, capsys):
+    path = tmp_path / "record.json"
+    old = {"seeds": [1], "settings": [], "models": {m: {"share": {"median": 1, "min": 1, "max": 1}} for m in "ab"}}
+    path.write_text(json.dumps({"ring": old}))
+
+    def kept(seeds, *models):
+        found = {"seeds": seeds, "settings": [], "models": {m: [{"share": s} for s in seeds] for m in models}}
+        record = runs.keep(path, "ring", found, ["a", "b"])
+        return record and record["ring"]["models"]
+
+    assert kept([2], "a", "b") is None and "not written" in capsys.readouterr().out, "spreads have no seeds to join"
+    mixed = kept([1], "c")
+    assert mixed == old["models"] | {"c": [{"share": 1}]}, "models join"
+    assert kept([2], "a", "b", "c") is None and kept([1, 2], "a", "b") is None
+    shown = stability.section("ring", json.loads(path.read_text())["ring"])
+    assert not any("share" in line for line in shown) and any("| metric | a | b | c |" in line for line in shown)
+    all_of_them = kept([1, 2], "a", "b", "c")
+    assert all_of_them == {m: [{"share": 1}, {"share": 2}] for m in "abc"}, "and all seeds of all models replace them"
+
+
 def test_seeds_are_chosen_once_each_and_in_order():
     assert runs.several({"models": "a,b", "seeds": "3,1,3"}, ["a", "b"]) == (["a", "b"], [1, 3])
 
@@ -488,13 +508,27 @@ def test_a_further_seed_of_stability_joins_and_what_is_shown_spreads(short, tmp_
     assert one != two and f"{(one + two) / 2:.4g} [{min(one, two):.4g} .. {max(one, two):.4g}]" in page
 
 
-def test_what_older_records_kept_as_spreads_is_shown_as_they_were():
+def test_what_older_records_kept_as_spreads_is_shown_as_they_were(monkeypatch):
     seeds = [{"chain/1/share": v, "chain/switch_rate": v} for v in (0.2, 0.9, 0.5)]
     found = {"seeds": [1, 2, 3], "settings": []}
-    by_seed, spread = (
-        stability.section("ring", {**found, "models": {"n0": of}}) for of in (seeds, runs.summary(seeds))
-    )
+    kept = {"n0": seeds, "n1": runs.summary(seeds)}
+    by_seed, spread = (stability.section("ring", {**found, "models": {"n0": of}}) for of in kept.values())
     assert by_seed == spread and "| chain/1/share | 0.5 [0.2 .. 0.9] |" in spread
+    drawn = []
+    monkeypatch.setattr(stability, "redraw", lambda data, models, path, named, base: drawn.append(models))
+    stability.draw("ring", {**found, "models": kept})
+    assert drawn[0]["n0"] == seeds and runs.summary(drawn[0]["n1"]) == kept["n1"]
+    assert stability.named({"n0": [{}, *seeds], "n1": [{}]}).keys() == {
+        "n0 (switch rate 0.50)",
+        "n1 (switch rate 0.00)",
+    }
+
+
+def test_a_number_that_some_seeds_lack_is_kept_of_the_others(monkeypatch):
+    numbers = {1: {"chain": {"switch_rate": None, "1": {"share": 0.5}}}, 2: {"chain": {"switch_rate": 0.25}}}
+    monkeypatch.setattr(stability, "run", lambda data, v, seed, more: numbers[seed])
+    found = stability.measure("ring", ["n0"], [1, 2])["models"]["n0"]
+    assert found == [{"chain/1/share": 0.5}, {"chain/switch_rate": 0.25}]
 
 
 def test_other_settings_are_a_table_of_their_own(short, tmp_path, capsys):

@@ -267,8 +267,18 @@ def test_a_part_of_a_latent_is_held_and_all_of_the_image_is_drawn(judges, monkey
     data, judge = load("digits"), load_judge(judges / "digits.pt")[0]
     calls, fill_of = [], type(m).fill
     monkeypatch.setattr(type(m), "fill", lambda *rest, **more: calls.append(rest[1:3]) or fill_of(*rest, **more))
+    infer, inferences = type(m).infer, []
+
+    def inferring(self, given, seed):
+        inferences.append((given["x"], infer(self, given, seed), seed))
+        return inferences[-1][1]
+
+    monkeypatch.setattr(type(m), "infer", inferring)
     found = evaluate_latent_holes(m, data, judge, steps=[1, 2], images=40)
-    inferred = m.infer({"x": fills._examples(data, 40, 0)[0]}, 0)
+    x, _, known, _ = fills._examples(data, 40, 0)
+    (of, inferred, seed), (of_known, known_z, other) = inferences
+    assert torch.equal(of, x) and torch.equal(of_known, known)
+    assert seed != other, "else the k-th known image would have the k-th test image's noise"
     assert found.keys() == {"z1", "z2"}
     assert all(of.keys() == {"none", "random", "left"} for of in found.values())
     for (given, seen), (v, kind) in zip(calls, product(found, fills.IN_LATENT), strict=True):
@@ -286,6 +296,12 @@ def test_a_part_of_a_latent_is_held_and_all_of_the_image_is_drawn(judges, monkey
         and whole["plain 1"] != half["plain 1"]
     )
     assert whole["mean"] == half["mean"], "all of x is missing"
+    told = dict(
+        fills._told_by(known, known_z["z1"], x, inferred["z1"], hole("left", inferred["z1"][0].shape, 40, Noise(0)))
+    )
+    for name, shown in told.items():
+        expected = scores(judge, x, shown[None], torch.ones_like(x, dtype=torch.bool))
+        assert half[name] == pytest.approx(expected), "by the z of the very images"
 
 
 def test_references_see_of_an_image_no_more_than_the_latent():

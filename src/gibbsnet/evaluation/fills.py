@@ -31,7 +31,7 @@ from gibbsnet.data import DataSet, hole
 from gibbsnet.evaluation.references import pixel_mse
 from gibbsnet.evaluation.scores import class_score
 from gibbsnet.evaluation.yardsticks import batches
-from gibbsnet.noise import Noise
+from gibbsnet.noise import Noise, seed_of
 
 HOLES = ("left", "right", "top", "bottom", "row", "random")
 MIXED = ("right", "bottom")
@@ -115,21 +115,20 @@ def evaluate_latent_holes(
     seed: int = 0
 ) -> dict:  # fmt: skip
     """latent -> what is missing of it -> what fills -> scores: "plain" chains that hold the rest of that latent as the model
-    infers it, and draw x and the other latents; "mean", "nearest" and "ridge", which know as much; "real".  Arguments as above;
-    of holes "none" holds the whole latent."""
+    infers it, and draw x and the other latents; "nearest" and "ridge", which see those entries alone; "mean" and "real".
+    Arguments as above; the hole "none" leaves the whole latent held."""
     x, _, known, _ = _examples(data, images, seed)
-    here, there = (module.infer({"x": of.to(module.device)}, seed) for of in (x, known))
+    here = module.infer({"x": x.to(module.device)}, seed)
+    apart = seed_of(seed, "known")  # else the k-th image of both would have the same noise
+    there = module.infer({"x": known.to(module.device)}, apart)
     result: dict = {v: {} for v in module.latents}
     for v, kind in product(module.latents, holes):
         z, known_z, all_of_x = here[v].cpu(), there[v].cpu(), torch.ones_like(x, dtype=torch.bool)
-        free = kind == "none"
-        missing = (
-            torch.zeros_like(z, dtype=torch.bool)
-            if free
-            else hole(kind, z[0].shape, len(z), Noise(seed, "holes", kind))
-        )
+        missing = torch.zeros_like(z, dtype=torch.bool)
+        if kind != "none":
+            missing = hole(kind, z[0].shape, len(z), Noise(seed, "holes", kind))
         rows = {name: fill[None] for name, fill in _told_by(known, known_z, x, z, missing)}
-        rows |= dict(chains(module, {v: z}, {v: ~missing}, steps, seed, PLAIN))
+        rows |= dict(chains(module, {v: z}, {v: ~missing}, steps, seed, PLAIN, None, 0))
         result[v][kind] = {name: scores(judge, x, fills, all_of_x) for name, fills in rows.items()}
     return result
 
@@ -157,7 +156,7 @@ def _scale(module, known: Tensor, seed: int) -> float:
 
 def chains(
     module, given: Mapping[str, Tensor], seen: Mapping[str, Tensor], steps: Sequence[int], seed: int,
-    ways: Mapping[str, tuple[bool, bool]], scale: float | None = None, dreams: int = 0,
+    ways: Mapping[str, tuple[bool, bool]], scale: float | None, dreams: int,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
     """(name, fills (K, n, C, H, W)) of chains that hold what is given, values (n, ...), of a variable in `seen` what its mask
     shows; where all of x is held, x drawn from their latents.
