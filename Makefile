@@ -43,7 +43,7 @@ results: install
 	for data in ring grid digits mnist mnist_long; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
 	$(BIN)/python -m benchmarks.compare digits penalty.x=0.15 models=ali,ali_floor,gibbsnet_short,gibbsnet_sharp,ali_shift,gibbsnet_shift
 	$(BIN)/python -m benchmarks.compare digits game.shift=1 models=ali_tuned,gibbsnet_tuned
-	$(BIN)/python -m benchmarks.compare ring models=ali,ali_cycle,gibbsnet,gibbsnet_short,gibbsnet_cut,untied pictures=beside
+	$(BIN)/python -m benchmarks.compare ring models=ali,ali_floor,ali_cycle,gibbsnet,gibbsnet_short,gibbsnet_cut,untied pictures=beside
 	$(BIN)/python -m benchmarks.compare digits models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=beside
 	$(BIN)/python -m benchmarks.compare mnist models=ali,gibbsnet,gibbsnet_short pictures=beside
 	for data in digits mnist; do \
