@@ -197,7 +197,7 @@ def keep(path: Path, data: str, found: Mapping, usual: Iterable[str]) -> dict | 
 
 
 JOINING = (
-    "Further models join with the same seeds, further seeds with the same models where numbers are kept by seed, under one judge; "
+    "Further models join with the same seeds, further seeds with the same models if numbers are kept by seed, under one judge; "
     "to replace what is there, run all of its seeds and models or take it out of the file"
 )
 
