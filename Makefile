@@ -46,9 +46,10 @@ results: install
 	$(BIN)/python -m benchmarks.compare ring models=ali,ali_floor,ali_cycle,gibbsnet,gibbsnet_short,gibbsnet_cut,untied pictures=beside
 	$(BIN)/python -m benchmarks.compare digits models=ali,ali_floor,gibbsnet,gibbsnet_short pictures=beside
 	$(BIN)/python -m benchmarks.compare mnist models=ali,gibbsnet,gibbsnet_short pictures=beside
+	$(BIN)/python -m benchmarks.compare mnist models=ali_floor pictures=floor
 	for data in digits mnist; do \
 		$(BIN)/python -m benchmarks.compare $$data models=ali_cycle,gibbsnet_cut,untied pictures=variants || exit 1; done
-	$(BIN)/python -m benchmarks.compare grid models=ali,gibbsnet_sharp,ali_cycle,gibbsnet_cut,untied pictures=beside
+	$(BIN)/python -m benchmarks.compare grid models=ali,ali_floor,gibbsnet_sharp,ali_cycle,gibbsnet_cut,untied pictures=beside
 	$(BIN)/python -m benchmarks.compare grid models=ali_cycle_sharp,gibbsnet_cycle_late pictures=cycle
 	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
 	$(BIN)/python -m benchmarks.drift $(foreach seed,21 22 23 24 25,run=runs/compare/digits/gibbsnet_shift/$(seed))
