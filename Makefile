@@ -53,10 +53,10 @@ results: install
 	$(BIN)/python -m benchmarks.compare grid models=ali_cycle_sharp,gibbsnet_cycle_late pictures=cycle
 	$(BIN)/python -m benchmarks.fill run=runs/compare/mnist_long/gibbsnet_short/21
 	$(BIN)/python -m benchmarks.drift $(foreach seed,21 22 23 24 25,run=runs/compare/digits/gibbsnet_shift/$(seed))
-	for data in ring digits mnist; do \
-		$(BIN)/python -m benchmarks.stability data=$$data models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
+	for what in data=ring data=digits 'data=mnist seeds=3,4'; do \
+		$(BIN)/python -m benchmarks.stability $$what models=n0,n1,n3,random,persistent,unshared,learned,n10 || exit 1; done
 	for data in ring digits; do $(BIN)/python -m benchmarks.stability data=$$data models=rising || exit 1; done
-	$(BIN)/python -m benchmarks.walk run=runs/stability/mnist/unshared/3 run=runs/stability/digits/unshared/1
+	$(BIN)/python -m benchmarks.walk run=runs/stability/mnist/unshared/3 run=runs/stability/mnist/unshared/4 run=runs/stability/digits/unshared/1
 	for part in labels fills fills_mnist fills_labels fills_apart fills_latents levels levels_mnist modes phases approach labels_mnist fills_labels_mnist; do \
 		$(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	$(BIN)/python -m benchmarks.abilities phases pictures=beside

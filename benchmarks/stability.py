@@ -109,9 +109,10 @@ def measure(data: str, variants: Sequence[str], seeds: Sequence[int], more: Sequ
 
 
 def named(models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Sequence[Mapping]]:
-    """The variants by names that say their switch rates."""
+    """The variants by names that say their switch rates, where any seed has one."""
     rates = {v: [m["chain/switch_rate"] for m in seeds if "chain/switch_rate" in m] for v, seeds in models.items()}
-    return {f"{v} (switch rate {median(rates[v] or [0]):.2f})": seeds for v, seeds in models.items()}
+    told = {v: f" (switch rate {median(of):.2f})" if of else "" for v, of in rates.items()}
+    return {v + told[v]: seeds for v, seeds in models.items()}
 
 
 def draw(data: str, found: Mapping) -> None:
