@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import abilities, approach, compare, fill, gallery, labels, results, runs, settle, stability, walk
+from benchmarks import abilities, aim, approach, compare, fill, gallery, labels, results, runs, settle, stability, walk
 from gibbsnet.chain import Chain
 from gibbsnet.config import ConfigError, choices, differences, load
 from gibbsnet.data import DataModule
@@ -54,6 +54,8 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     late, low = configs.pop("gibbsnet_cycle_late"), configs.pop("gibbsnet_short_sharp")
     tuned = [configs.pop(name) for name in ("ali_tuned", "gibbsnet_tuned")]
     nearest = [configs.pop(name) for name in ("ali_nearest", "gibbsnet_nearest")]
+    through = configs.pop("gibbsnet_cut_x")
+    assert set(differences(through, configs["gibbsnet"])) == {"chains.unclamped.cut"}
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
     assert late["graph"] == cycled[1]["graph"]
     plain, base, cycle, gibbs, old, both, short, mixed, cut, untied, sharp = configs.values()
@@ -107,7 +109,8 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
     points = set() if data == "ring" else {"gibbsnet_short_sharp", "ali_nearest", "gibbsnet_nearest"}
     paired = set() if data == "mnist" else {"gibbsnet_short_cycle"}
-    absent = left.get(data, set()) | moved | untuned | cycled | points | paired
+    through = set() if data in ("ring", "digits") else {"gibbsnet_cut_x"}
+    absent = left.get(data, set()) | moved | untuned | cycled | points | paired | through
     assert set(compare.CONTENDERS) - compare.STEPS[data].keys() == absent
 
 
@@ -132,6 +135,35 @@ def test_a_cut_chain_s_gradient_never_reaches_the_encoder():
             reached.setdefault(name, set()).add(any(s is not None for s in slopes[0]))
             assert all(s is not None and s.any() for s in slopes[1])
     assert reached == {"gibbsnet": {False, True}, "gibbsnet_cut": {False}}
+
+
+def test_a_cut_decoder_passes_no_gradient_on_and_loses_none_of_its_own():
+    """gibbsnet_cut_x: the encoder's from the unclamped x is gone, from the z that the critic sees it stays, the decoder's too."""
+    whole, cut = contender("gibbsnet"), contender("gibbsnet_cut_x")
+    swept = 0
+    for step in range(12):
+        ends = [m.unclamped.run(m.graph, Noise(step), batch=B) for m in (whole, cut)]
+        assert all(torch.equal(ends[0][v], ends[1][v]) for v in "xz"), "the same draws"
+        found = [
+            {v: [slopes(m, end[v], by) for by in "zx"] for v in "xz"} for m, end in zip((whole, cut), ends, strict=True)
+        ]
+        if whole.unclamped.length(Noise(step)) == 0:
+            continue
+        swept += 1
+        assert found[0]["x"][0] is not None and found[1]["x"][0] is None, "x to the encoder"
+        assert torch.equal(found[0]["z"][0], found[1]["z"][0]) and found[1]["z"][0].any(), "z to the encoder"
+        assert torch.equal(found[0]["z"][1], found[1]["z"][1]), "z to the decoder, by the x before it"
+        assert found[1]["x"][1].any(), "x to the decoder"
+    assert swept > 3
+
+
+def slopes(m, value, by):
+    """The gradient of a value's sum of squares in all of a conditional's weights, None if none gets there."""
+    weights = list(m.graph[by].messages.parameters())
+    if not value.requires_grad:
+        return None
+    found = torch.autograd.grad(value.square().sum(), weights, allow_unused=True, retain_graph=True)
+    return None if all(s is None for s in found) else torch.cat([s.flatten() for s in found])
 
 
 @pytest.mark.parametrize("model, sweeps", [("untied", 1), ("untied3", 3)])
@@ -779,3 +811,80 @@ def test_the_approach_of_a_model_has_all_its_starts():
     assert found["distance"].keys() == {"one class", "N(0, 1)", "learned", "mixture", "data"}
     assert all(len(d) == 31 and 0 <= min(d) <= max(d) <= 1 for d in found["distance"].values())
     assert 0 <= found["second"] <= 1 + 1e-6 and sum(found["pi"]) == pytest.approx(1)
+
+
+# The aim
+
+
+def scored(late, keeps, score=8.0):
+    """A run's numbers, as the record has them of images."""
+    return {
+        "chain/1000/class_frechet_ratio": late, "chain/1000/joint_distance": 2 * late, "samples/class_score": score,
+        "chain/1/class_score": 7.0, "chain/3/class_score": 9.0, "reconstruction/z/same_class": keeps,
+    }  # fmt: skip
+
+
+def test_the_aim_counts_the_seeds_in_which_gibbsnet_is_ahead():
+    row, measures = aim.Row("a floor", "digits", "ali", "gibbsnet"), {m.words: m for m in aim.MEASURES}
+    record = {
+        "digits": {
+            "seeds": [1, 2, 3],
+            "models": {
+                "ali": [scored(0.2, 0.5), scored(0.1, 0.5), scored(0.3, 0.9)],
+                "gibbsnet": [scored(0.1, 0.6, 8.5), scored(0.4, 0.7), scored(0.1, 0.8, 7)],
+            },
+        }
+    }
+    late, surer = measures["late: class_frechet_ratio"], measures["surer, each at its N"]
+    assert aim.leads(record, row, late) == pytest.approx([2, 1 / 4, 3])
+    assert aim.leads(record, row, surer) == pytest.approx([0.05, 0, -0.1]), "tenths of a class score"
+    counts = {words: aim.ahead(record, row, measure) for words, measure in measures.items()}
+    assert counts == {
+        "late: class_frechet_ratio": "2", "late: joint_distance": "2", "surer, each at its N": "1",
+        "surer, after 1 sweep of each": "0", "surer, after 3 of each": "0", "z keeps more": "2",
+    }, "level is not ahead"  # fmt: skip
+    for seed in (s for of in record["digits"]["models"].values() for s in of):
+        del seed["chain/1000/class_frechet_ratio"]
+    assert aim.ahead(record, row, late) == "", "a toy has no such distance"
+
+
+def test_the_findings_count_what_the_record_holds():
+    record = json.loads((ROOT / aim.RECORD).read_text())
+    page = (ROOT / aim.PAGE).read_text()
+    written = page.partition(aim.MARKS[0])[2].partition(aim.MARKS[1])[0].split("\n")
+    assert [line for line in written if line] == aim.table(record), "python -m benchmarks.aim writes it again"
+
+
+def test_every_pair_of_the_aim_has_the_floors_that_its_row_names():
+    """One floor under q(z|x) for both, but where the row says what ALI has or that each has its own."""
+    for data, rows in aim.ROWS.items():
+        for row in rows:
+            name, *more = row.table.split()
+            configs = [load(compare.settings(name, model, more)) for model in (row.ali, row.gibbsnet)]
+            ali, gibbsnet = (config["graph"]["z"]["floor"] for config in configs)
+            named = re.match(r"(?:half an hour, )?(?:floor |ALI's own, )?(\.\d+)", row.words)
+            ali_named = re.search(r"ALI (\.\d+)$", row.words)
+            assert named is None or float(named[1]) == round(gibbsnet, 2), (data, row)
+            assert ali == (float(ali_named[1]) if ali_named else gibbsnet) or row.words.startswith("each"), (data, row)
+            persistent = configs[1]["chains"]["unclamped"]["persistent"] > 0
+            assert persistent != any(w in row.words for w in ("published", "anew")) or data == "grid", (data, row)
+
+
+def test_the_aim_is_drawn_and_written_between_its_marks_alone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / aim.RECORD).write_text((ROOT / aim.RECORD).read_text())
+    (tmp_path / aim.PAGE).write_text("\n".join(["before", aim.MARKS[0], "old", aim.MARKS[1], "after", ""]))
+    monkeypatch.chdir(tmp_path)
+    aim.main([])
+    page = aim.PAGE.read_text()
+    assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
+    assert all(line in page for line in capsys.readouterr().out.splitlines())
+    with Image.open(aim.FIGURE) as picture:
+        assert picture.size[0] > 1200
+    assert aim.FIGURE.stat().st_size < 200 * 1024
+    aim.PAGE.write_text("no marks")
+    with pytest.raises(SystemExit, match="expected the lines"):
+        aim.main([])
+    with pytest.raises(SystemExit, match="takes nothing"):
+        aim.main(["data=digits"])
+    assert aim.PAGE.read_text() == "no marks"

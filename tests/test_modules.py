@@ -397,6 +397,7 @@ def test_the_impotent_are_hidden_from_the_critics_on_both_sides():
         ("gibbsnet", ["model.kind=vae"], "model.kind=vae: expected one of gibbsnet, ali, hali"),
         ("gibbsnet", ["data.shape=[3]"], r"data.shape=\[3\], but ring has \[2\]"),
         ("gibbsnet", ["chains.unclamped.blocks=[x,z]"], "both chains end on z given x"),
+        ("gibbsnet", ["chains.unclamped.cut=[w]"], "a chain names w: expected variables out of x, z"),
         ("gibbsnet", ["chains.unclamped.start=[z,w]"], "a chain names w: expected variables out of x, z"),
         ("gibbsnet2", ["chains.unclamped.start=[z2,z1,x|z2]"], "a chain draws x given z2, which x does not hear"),
         ("hali", ["chains.clamped.start=[z1]"], "critic 'joint' reads z2, which a chain neither draws nor clamps"),

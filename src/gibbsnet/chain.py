@@ -70,6 +70,7 @@ class Chain:
         learned: variables that start from the graph's moments of them (see `graph.Moments`), and are free from then on.
         rise: batches over which the range of steps grows from its lower end to its upper one; 0 = it is whole from the beginning.
         dream_every: every so many training batches the chain dreams instead: stances and present are left out; 0 = never.
+        cut: variables whose draws pass no gradient on to whom they hear: of [x] p(x|z) learns from x, and who drew z does not.
     """
 
     start: Sequence[str | Sequence[str]]
@@ -83,6 +84,7 @@ class Chain:
     learned: Sequence[str] = ()
     rise: int = 0
     dream_every: int = 0
+    cut: Sequence[str] = ()
 
     def __post_init__(self):
         if not self.ranges or not all(0 <= low <= high for low, high in self.ranges):
@@ -303,6 +305,8 @@ class Chain:
         with nullcontext() if grad else torch.no_grad():
             for v, hears in free:
                 present = {u: x for u, x in state.items() if u not in dict(block) and (hears is None or u in hears)}
+                if v in self.cut:
+                    present = {u: x.detach() for u, x in present.items()}
                 drawn[v] = graph[v].draw(present, batch, noise, audible)
         held = self.clamped & seen.keys() & drawn.keys()
         return {v: torch.where(seen[v], given[v], x) if v in held else x for v, x in drawn.items()}

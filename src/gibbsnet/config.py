@@ -61,7 +61,7 @@ FREE = ("network", "graph", "critics")  # whose pieces check what they are made 
 OPEN = (*FREE, "size", "penalty", "supervised")  # where a model's or a network's file names its own keys
 CHAIN = (
     "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "present", "learned", "rise",
-    "dream_every",
+    "dream_every", "cut",
 )  # fmt: skip
 NOTHING = (None, "", "null")
 
@@ -132,7 +132,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("chains.clamped.mode", "chains.unclamped.mode"),
         ("stances of variables, such as {z: {potency: 0.5}}", lambda v: isinstance(v, Mapping)),
     ),
-    **dict.fromkeys(("chains.unclamped.present", "chains.unclamped.learned"), VARIABLES),
+    **dict.fromkeys([f"chains.unclamped.{names}" for names in ("present", "learned", "cut")], VARIABLES),
+    "chains.clamped.cut": VARIABLES,
     "trainer.threads": ("an integer of at least 1, or null", lambda v: v is None or _is_int(v, 1)),
     # Lightning takes what it saves to for an address.
     "run": ("a folder whose path has no '::', or null", lambda v: v is None or "::" not in str(v)),

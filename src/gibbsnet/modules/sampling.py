@@ -17,13 +17,12 @@ from gibbsnet.noise import Noise, seed_of
 DRAWS_FOR_MEAN = 16  # EVALUATION: a posterior mean that no conditional gives is the mean of 16 clamped draws
 
 
-def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), learned=(), **options) -> Chain:
+def build_chain(start, blocks=(), steps=0, mode: Mapping = {}, present=(), learned=(), cut=(), **options) -> Chain:
     """A chain from plain arguments; `mode` maps a variable to {"clamped": bool, "potency": float}."""
     steps = steps if isinstance(steps, int) else tuple(steps)
     stances = {v: Stance(**stance) for v, stance in mode.items()}
-    return Chain(
-        tuple(start), tuple(blocks), steps, mode=stances, present=tuple(present), learned=tuple(learned), **options
-    )
+    names = {"present": tuple(present), "learned": tuple(learned), "cut": tuple(cut)}
+    return Chain(tuple(start), tuple(blocks), steps, mode=stances, **names, **options)
 
 
 def _possible(chain: Chain, given: State) -> Chain:
@@ -46,7 +45,7 @@ def holding(chain: Chain, given: State) -> Chain:
 
 def check_names(graph: Graph, chain: Chain) -> None:
     """Refuses a chain that names unknown variables or hears along edges that are none."""
-    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode) | chain.there
+    named = {v for block in chain.draws(1) for v, _ in block} | set(chain.mode) | chain.there | {*chain.cut}
     if unknown := sorted(named - set(graph)):
         raise ValueError(f"a chain names {', '.join(unknown)}: expected variables out of {', '.join(graph)}")
     if unknown := sorted(set(chain.learned) - set(graph.moments)):
