@@ -122,7 +122,7 @@ GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, 
         "ali_cycle_sharp": 9200, "gibbsnet_cycle_sharp": 8500, "gibbsnet_cycle_late": 8900}  # fmt: skip
 DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 12000, "gibbsnet_persistent": 10600,
           "gibbsnet_cycle": 9200, "gibbsnet_short": 12300, "gibbsnet_mixed": 11000,
-          "gibbsnet_cut": 13400, "gibbsnet_cut_x": 12000, "untied": 8000, "gibbsnet_sharp": 12300,
+          "gibbsnet_cut": 13400, "gibbsnet_cut_x": 12200, "untied": 8000, "gibbsnet_sharp": 12300,
           "ali_shift": 14400, "gibbsnet_shift": 11900,
           "ali_tuned": 15200, "gibbsnet_tuned": 12300}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
