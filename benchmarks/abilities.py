@@ -91,9 +91,12 @@ LABELS = {
     "labels100_hali": ["experiment=labels100_levels", *AS_HALI],
 }
 LABELS_MNIST = {
-    **{name: [f"experiment={name}"] for name in ("labels100_mnist", "labels100_mnist_levels")},
-    "labels100_mnist_hali": ["experiment=labels100_mnist_levels", *AS_HALI],
-}
+    "labels100_mnist": ["experiment=labels100_mnist"],
+    "labels100_mnist_hali": ["experiment=labels100_mnist_levels", "model.name=labelled2_hali"],
+    "labels100_mnist_passes": [
+        "experiment=labels100_mnist_levels", f"{CHAIN}.steps=[0,1]", f"{CHAIN}.persistent=0.5", "critics.joint.hears.age=embed",
+    ],
+}  # fmt: skip
 FILLS = {model: [f"model={model}", "steps=6000"] for model in ("gibbsnet", "ali")}
 BRIEF = ["evaluation.samples=1000", "evaluation.steps=[0,1,3]"]  # of MNIST's fills: the page shows none of it
 TRAINED = ["train/steps", "train/cpu_seconds"]

@@ -52,8 +52,8 @@ ROWS = {
     "MNIST": (
         Row("half an hour, floor .5", "mnist_long", "ali_floor", "gibbsnet_short"),
         Row("half an hour, .5, a cycle loss for ALI", "mnist_long", "ali_cycle", "gibbsnet_short"),
-        Row("floor .5", "mnist", "ali_floor", "gibbsnet_short"),
-        Row("ALI's own, .3", "mnist", "ali", "gibbsnet_sharp"),
+        Row("floor .5, as both ship", "mnist", "ali_floor", "gibbsnet_short"),
+        Row("floor .3", "mnist", "ali", "gibbsnet_sharp"),
         Row(".5, a cycle loss for ALI", "mnist", "ali_cycle", "gibbsnet_short"),
         Row(".5, a cycle loss for both", "mnist", "ali_cycle", "gibbsnet_short_cycle"),
         Row(".5, ALI .3", "mnist", "ali", "gibbsnet_short"),

@@ -115,6 +115,13 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
 
 
 @pytest.mark.parametrize("data", ["ring", "grid", "digits", "mnist", "cifar10"])
+def test_ali_s_own_floor_is_what_ships(data):
+    """But on MNIST, where it ships with GibbsNet's, and the findings say so."""
+    ships = load([f"experiment={runs.experiment(data)}", f"data={data}", "model=ali"])["graph"]["z"]["floor"]
+    assert ships == compare.FLOORS[data][data == "mnist"]
+
+
+@pytest.mark.parametrize("data", ["ring", "grid", "digits", "mnist", "cifar10"])
 def test_stability_s_variants_differ(data):
     configs = {name: load(stability.settings(data, name)) for name in stability.VARIANTS}
     assert all(differences(a, b) for a, b in combinations(configs.values(), 2))
