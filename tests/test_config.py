@@ -8,7 +8,7 @@ import yaml
 
 from gibbsnet import config
 from gibbsnet.chain import Chain
-from gibbsnet.config import ConfigError, differences, folder, leaves, load, read, write
+from gibbsnet.config import ConfigError, conf_folder, differences, folder, leaves, load, read, tuned, write
 
 
 def test_plain_values_only_and_every_reference_resolved():
@@ -489,3 +489,26 @@ def test_a_run_that_is_older_than_a_key_of_evaluation_takes_its_default():
     assert load(["evaluation.split=validation"], into=old)["evaluation"]["split"] == "validation"
     with pytest.raises(ConfigError, match=r"evaluation\.split.*expected test or validation"):
         load(["evaluation.split=train"], into=old)
+
+
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        ("model=hali data=mnist", ["mnist_levels"]),
+        ("model=gibbsnet data=ring", ["ring", "ring_bce", "ring_stable"]),
+        ("model=ali data=mnist", ["mnist"]),  # no experiment of ALI's own there
+        ("model=gibbsnet_published data=grid", ["grid"]),
+        ("model=hali data=mnist experiment=mnist", []),
+        ("model=ali data=npz data.path=mine.npz", []),
+    ],
+)
+def test_who_names_no_experiment_is_told_of_those_there_are(settings, names):
+    assert tuned(load(settings.split())) == names
+
+
+def test_an_experiment_that_is_not_readable_is_no_matter_of_other_trainings(tmp_path, monkeypatch):
+    shutil.copytree(conf_folder(), tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mnist_odd.yaml").write_text("defaults: [1")
+    (tmp_path / "conf" / "experiment" / "mnist_mine.yaml").write_text("defaults: {model: hali, data: mnist}")
+    monkeypatch.chdir(tmp_path)
+    assert tuned(load(["model=hali", "data=mnist"])) == ["mnist_levels", "mnist_mine"]

@@ -187,6 +187,25 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
+def tuned(config: Mapping) -> list[str]:
+    """Where no experiment was named: those that have this model and data set, or else all models' on that data set."""
+    usual = OmegaConf.to_container(_read(conf_folder() / "config.yaml").defaults)
+    if config["experiment"] != usual["experiment"]:
+        return []
+    picks = {name: {**usual, **_picked(name)} for name in choices("experiment") if name != usual["experiment"]}
+    here = [name for name, pick in picks.items() if pick["data"] == config["data"]["name"]]
+    same = [name for name in here if picks[name]["model"] == config["model"]["name"]]
+    return same or [name for name in here if name == config["data"]["name"]]
+
+
+def _picked(experiment: str) -> dict[str, str | None]:
+    """What an experiment chooses; of one that is not readable, which is no matter of who did not name it, no data set."""
+    try:
+        return _picks(_experiment(experiment), "experiment", experiment)
+    except ConfigError:
+        return {"data": None}
+
+
 def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: str | None = None) -> dict:
     """The resolved configuration, plain values only.
 
