@@ -47,7 +47,7 @@ class Measure(NamedTuple):
     factor: bool = False
 
 
-# Of digits and MNIST all GibbsNets but the published have half of their chains persistent and N in 0..1, if nothing else is said.
+# All GibbsNets of digits, MNIST and the ring have N in 0..1 and half of their chains persistent, if nothing else is said.
 ROWS = {
     "MNIST": (
         Row("half an hour, floor .5", "mnist_long", "ali_floor", "gibbsnet_short"),
@@ -62,7 +62,7 @@ ROWS = {
     ),
     "digits": (
         Row("floor .44, one setting for both", "digits", "ali_tuned", "gibbsnet_tuned"),
-        Row("the same, views moved for both", "digits game.shift=1", "ali_tuned", "gibbsnet_tuned"),
+        Row(".44, that setting, views moved for both", "digits game.shift=1", "ali_tuned", "gibbsnet_tuned"),
         Row("floor .7", "digits", "ali_floor", "gibbsnet_short"),
         Row(".7, views moved for both", "digits", "ali_shift", "gibbsnet_shift"),
         Row(".7, penalty on x of .15 for both", "digits penalty.x=0.15", "ali_floor", "gibbsnet_short"),
@@ -74,12 +74,12 @@ ROWS = {
         Row(".7, as published", "digits", "ali_floor", "gibbsnet"),
     ),
     "ring": (
-        Row("floor .3, half persistent", "ring", "ali_floor", "gibbsnet_short"),
-        Row("ALI's own, .1, half persistent", "ring", "ali", "gibbsnet_short_sharp"),
+        Row("floor .3", "ring", "ali_floor", "gibbsnet_short"),
+        Row("ALI's own, .1", "ring", "ali", "gibbsnet_short_sharp"),
         Row("each by its own search at N, .22", "ring", "ali_tuned", "gibbsnet_tuned"),
-        Row("each nearest late of 24 settings", "ring", "ali_nearest", "gibbsnet_nearest"),
-        Row(".3, half persistent, a cycle loss for ALI", "ring", "ali_cycle", "gibbsnet_short"),
-        Row(".3, half persistent, ALI .1", "ring", "ali", "gibbsnet_short"),
+        Row("each nearest late of 24, .44, ALI .24", "ring", "ali_nearest", "gibbsnet_nearest"),
+        Row(".3, a cycle loss for ALI", "ring", "ali_cycle", "gibbsnet_short"),
+        Row(".3, ALI .1", "ring", "ali", "gibbsnet_short"),
         Row(".3, N = 1, every chain anew", "ring", "ali_floor", "gibbsnet"),
         Row(".1, N = 1, every chain anew", "ring", "ali", "gibbsnet_sharp"),
     ),
@@ -147,17 +147,26 @@ def draw(record: Mapping) -> Figure:
             mark(panel, leads(record, row, measure), height, measure.factor)
     axes[0].set_ylim(heights[-1] + 0.7, -1.7)
     axes[0].set_yticks(heights, [row.words for _, row in rows], size=8, color=INK)
-    for data, several in ROWS.items():
-        first = heights[[row for _, row in rows].index(several[0])]
-        axes[0].annotate(
-            data, (0, first - 1), (-8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+    headings(axes[0], {data: heights[rows.index((data, several[0]))] - 1 for data, several in ROWS.items()})
+    legend(figure)
+    return figure
+
+
+def headings(panel: Axes, heights: Mapping[str, float]) -> None:
+    """The data sets' names, above their rows."""
+    for data, height in heights.items():
+        panel.annotate(
+            data, (0, height), (-8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", size=9, weight="bold", color=INK, annotation_clip=False,
         )  # fmt: skip
+
+
+def legend(figure: Figure) -> None:
+    """What dots and lines mean, below the panels."""
     names = {"GibbsNet ahead": AHEAD, "ALI ahead": BEHIND}
     dots = [Line2D([], [], marker="o", ls="", ms=4, color=c, label=n) for n, c in names.items()]
     line = Line2D([], [], marker="|", ls="", ms=9, color=INK, label="median of the seeds")
     figure.legend(handles=[*dots, line], loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    return figure
 
 
 def places(groups: Mapping[str, Sequence[Row]]) -> list[float]:
@@ -185,7 +194,7 @@ def frame(panel: Axes, measure: Measure) -> None:
 
 def mark(panel: Axes, found: Sequence[float], height: float, factor: bool) -> None:
     """A row's dots and their median."""
-    colours = [AHEAD if lead > factor else BEHIND for lead in found]
+    colours = [MUTED if lead == factor else AHEAD if lead > factor else BEHIND for lead in found]
     panel.scatter(found, [height] * len(found), s=15, c=colours, linewidths=0, alpha=0.75, zorder=3)
     if len(found) > 1:
         panel.plot([median(found)] * 2, [height - 0.3, height + 0.3], color=INK, lw=1.4, zorder=4)

@@ -80,11 +80,9 @@ CONTENDERS = {
     "gibbsnet_short_sharp": [*OLD, "chains.unclamped.steps=[0,1]", "size.floor_swept={own}"],
     "gibbsnet_short_cycle": [*OLD, "chains.unclamped.steps=[0,1]", "game.cycle=1.0"],
     "gibbsnet_mixed": [*OLD, "chains.unclamped.steps=[0,[1,4]]"],
-    "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],  # of the unclamped chain the decoder alone learns
-    "gibbsnet_cut_x": [
-        *YOUNG,
-        "chains.unclamped.cut=[x]",
-    ],  # the encoder by the critic's sight of z, not through the decoder
+    "gibbsnet_cut": [*YOUNG, "chains.unclamped.grad_draws=1"],
+    # The encoder learns by the critic's sight of z, not through the decoder; above, of the unclamped chain, the decoder alone.
+    "gibbsnet_cut_x": [*YOUNG, "chains.unclamped.cut=[x]"],
     "untied": ["model={untied}", "chains.unclamped.steps=0", "size.floor_swept={floor}"],
     "gibbsnet_sharp": ["model=gibbsnet", "size.floor_swept={own}"],
     "ali_shift": [*ALI, "size.floor={floor}", "game.shift=1"],

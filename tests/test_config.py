@@ -8,7 +8,7 @@ import yaml
 
 from gibbsnet import config
 from gibbsnet.chain import Chain
-from gibbsnet.config import ConfigError, conf_folder, differences, folder, leaves, load, read, tuned, write
+from gibbsnet.config import ConfigError, conf_folder, differences, experiments, folder, leaves, load, read, write
 
 
 def test_plain_values_only_and_every_reference_resolved():
@@ -478,6 +478,16 @@ def test_what_would_train_other_weights_is_told_from_circumstances():
     assert "chains.unclamped.steps" in differences(base, load(["model=ali"]))
 
 
+def test_a_run_that_is_older_than_a_chain_s_option_is_what_it_would_be_with_it():
+    new, old = load(["model=gibbsnet"]), load(["model=gibbsnet"])
+    for option in ("cut", "learned", "rise"):
+        assert not old["chains"]["unclamped"].pop(option)
+    assert differences(old, new) == differences(new, old) == []
+    assert differences(old, load(["model=gibbsnet", "chains.unclamped.cut=[x]"])) == ["chains.unclamped.cut"]
+    del old["chains"]["unclamped"]["grad_draws"], old["game"]["cycle"]
+    assert set(differences(old, new)) == {"chains.unclamped.grad_draws", "game.cycle"}, "3 is no idle option"
+
+
 def test_leaves_are_dotted_keys():
     assert dict(leaves({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
 
@@ -496,14 +506,15 @@ def test_a_run_that_is_older_than_a_key_of_evaluation_takes_its_default():
     [
         ("model=hali data=mnist", ["mnist_levels"]),
         ("model=gibbsnet data=ring", ["ring", "ring_bce", "ring_stable"]),
-        ("model=ali data=mnist", ["mnist"]),  # no experiment of ALI's own there
-        ("model=gibbsnet_published data=grid", ["grid"]),
+        ("model=ali data=mnist", ["mnist model=ali"]),  # no experiment of ALI's own there
+        ("model=gibbsnet_published data=grid", ["grid model=gibbsnet_published"]),
+        ("model=gibbsnet data=ring experiment=default", ["ring", "ring_bce", "ring_stable"]),
         ("model=hali data=mnist experiment=mnist", []),
         ("model=ali data=npz data.path=mine.npz", []),
     ],
 )
-def test_who_names_no_experiment_is_told_of_those_there_are(settings, names):
-    assert tuned(load(settings.split())) == names
+def test_general_settings_come_with_the_experiments_there_are(settings, names):
+    assert experiments(load(settings.split())) == names
 
 
 def test_an_experiment_that_is_not_readable_is_no_matter_of_other_trainings(tmp_path, monkeypatch):
@@ -511,4 +522,4 @@ def test_an_experiment_that_is_not_readable_is_no_matter_of_other_trainings(tmp_
     (tmp_path / "conf" / "experiment" / "mnist_odd.yaml").write_text("defaults: [1")
     (tmp_path / "conf" / "experiment" / "mnist_mine.yaml").write_text("defaults: {model: hali, data: mnist}")
     monkeypatch.chdir(tmp_path)
-    assert tuned(load(["model=hali", "data=mnist"])) == ["mnist_levels", "mnist_mine"]
+    assert experiments(load(["model=hali", "data=mnist"])) == ["mnist_levels", "mnist_mine"]

@@ -187,15 +187,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
-def tuned(config: Mapping) -> list[str]:
-    """Where no experiment was named: those that have this model and data set, or else all models' on that data set."""
+def experiments(config: Mapping) -> list[str]:
+    """What a configuration of general settings might rather say: the experiments of its model on its data set or, where there are
+    none, the one that is named after the data set, with this model."""
     usual = OmegaConf.to_container(_read(conf_folder() / "config.yaml").defaults)
     if config["experiment"] != usual["experiment"]:
         return []
     picks = {name: {**usual, **_picked(name)} for name in choices("experiment") if name != usual["experiment"]}
     here = [name for name, pick in picks.items() if pick["data"] == config["data"]["name"]]
     same = [name for name in here if picks[name]["model"] == config["model"]["name"]]
-    return same or [name for name in here if name == config["data"]["name"]]
+    return same or [f"{name} model={config['model']['name']}" for name in here if name == config["data"]["name"]]
 
 
 def _picked(experiment: str) -> dict[str, str | None]:
@@ -585,10 +586,14 @@ def _in_full(config: dict) -> dict:
 
 
 def differences(a: Mapping, b: Mapping) -> list[str]:
-    """The keys in which two configurations would train different weights."""
+    """The keys in which two configurations would train different weights.
+
+    A chain that lacks an option, as a run's has that is older than the option, is as one whose option says nothing: [], {} or 0.
+    """
     left, right = (dict(leaves(c)) for c in (a, b))
     keys = [k for k in {**left, **right} if not any(k == c or k.startswith(f"{c}.") for c in CIRCUMSTANCES)]
-    return [k for k in keys if left.get(k) != right.get(k)]
+    idle = {k for k in left.keys() ^ right.keys() if k.startswith("chains.") and not (left.get(k) or right.get(k))}
+    return [k for k in keys if left.get(k) != right.get(k) and k not in idle]
 
 
 def _one_line(error: Exception) -> str:

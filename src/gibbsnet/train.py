@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from . import callbacks, cluster, plots
-from .config import ConfigError, differences, folder, read, tuned, write
+from .config import ConfigError, differences, experiments, folder, read, write
 from .data import DataModule
 from .evaluation import validation_distance
 from .files import alone
@@ -26,7 +26,7 @@ UNTAUGHT = (
     "x is held by both chains in every batch, and nothing teaches how it is drawn: chains.unclamped.dream_every=2 has every "
     "second batch dream"
 )
-UNTUNED = "no experiment was named, so these are the general settings; tuned for this data set: experiment={}"
+GENERAL = "these are general settings; for this model and data set there are (README): experiment={}"
 
 
 def train(config: Mapping) -> Path:
@@ -64,8 +64,6 @@ def train(config: Mapping) -> Path:
         trainer = _trainer(run, config, data, judge, _beginning(run, config, data.digest, claimed, held))
         if trainer.is_global_zero and _always_holds_x(module):
             print(UNTAUGHT, file=sys.stderr)
-        if trainer.is_global_zero and (names := tuned(config)):
-            print(UNTUNED.format(", ".join(names)), file=sys.stderr)
         judge()  # takes minutes: what cannot be is refused before
         module.replays = config["trainer"]["replay"] and trainer.world_size == 1  # with several nobody has tried it
         data.shared_by(trainer.world_size)
@@ -188,6 +186,8 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
         claimed.damaged.replace(aside)  # or the next checkpoint would take the whole one's place
     write(config, checkpoints / "config.yaml")
     write(config, run / "config.yaml")
+    if not claimed.start and (names := experiments(config)):
+        print(GENERAL.format(", ".join(names)), file=sys.stderr)
 
 
 def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
