@@ -25,7 +25,8 @@ from gibbsnet import plots
 from gibbsnet.plots import INK, MUTED, RULE
 
 RECORD, PAGE, FIGURE = Path("docs/comparison.json"), Path("docs/findings.md"), Path("docs/figures/aim.png")
-MARKS = ("<!-- aim: written by python -m benchmarks.aim -->", "<!-- end of aim -->")
+# Definitions that nothing refers to: no reader of Markdown shows them, the report neither, which shows HTML as text.
+MARKS = ("[//]: # (aim: written by python -m benchmarks.aim)", "[//]: # (end of aim)")
 AHEAD, BEHIND = "#0072b2", "#d55e00"  # as the charts' colours, for lines on white
 
 

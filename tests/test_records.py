@@ -8,10 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from test_report import Balanced, make, text_of
 
+from benchmarks.aim import MARKS
 from gibbsnet.__main__ import main
 from gibbsnet.plots import save
 from gibbsnet.report import report
-from gibbsnet.report.records import LAB, NAMES, read
+from gibbsnet.report.html import tag
+from gibbsnet.report.records import LAB, NAMES, read, shown_records
 
 DOCS = Path(__file__).parents[1] / "docs"
 FINDINGS = """# What was found
@@ -153,3 +155,10 @@ def test_this_project_s_pages_are_all_shown_with_every_command_and_figure(runs):
         assert commands and all(command in said for command in commands), name
     for figure in (DOCS / "figures").glob("*.png"):
         assert base64.b64encode(figure.read_bytes()).decode() in html, f"{figure.name} is on no page that is shown"
+
+
+def test_what_is_between_marks_is_shown_and_the_marks_are_not():
+    [findings] = [record for record in read(DOCS) if record.name == "findings"]
+    html = str(shown_records([findings], lambda content, alt: tag("img")))
+    assert "seeds in which GibbsNet is ahead</th>" in html
+    assert all(mark in findings.text and mark.partition("# ")[2] not in html for mark in MARKS)
