@@ -41,7 +41,7 @@ def test_help_lists_groups_and_examples(command, capsys):
 def test_the_whole_road_on_digits(tmp_path, quick, judges, capsys):
     run = tmp_path / "runs" / "mine"
     assert main(["train", "model=gibbsnet", f"run={run}", *quick]) == 0
-    assert "for this model and data set there are (README): experiment=digits, digits_floor," in capsys.readouterr().err
+    assert "for this model and data set there are (README): experiment=digits, digits_floor," in capsys.readouterr().out
     assert {p.name for p in (run / "checkpoints").iterdir()} == {
         "config.yaml",
         "best.ckpt",

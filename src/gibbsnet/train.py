@@ -187,7 +187,7 @@ def take(run: Path, config: Mapping, claimed: Claim) -> None:
     write(config, checkpoints / "config.yaml")
     write(config, run / "config.yaml")
     if not claimed.start and (names := experiments(config)):
-        print(GENERAL.format(", ".join(names)), file=sys.stderr)
+        print(GENERAL.format(", ".join(names)))
 
 
 def look_into(checkpoint: Path) -> tuple[int, str | None] | None:
