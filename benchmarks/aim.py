@@ -23,11 +23,12 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from benchmarks.results import between
 from gibbsnet import plots
 from gibbsnet.plots import INK, MUTED, RULE
+from gibbsnet.report.charts import COLOURS
 
 RECORD, PAGE, FIGURE = Path("docs/comparison.json"), Path("docs/findings.md"), Path("docs/figures/aim.png")
 # Definitions that nothing refers to: no reader of Markdown shows them, the report neither, which shows HTML as text.
 MARKS = ("[//]: # (aim: written by python -m benchmarks.aim)", "[//]: # (end of aim)")
-AHEAD, BEHIND = "#0072b2", "#d55e00"  # as the charts' colours, for lines on white
+AHEAD, BEHIND = COLOURS[:2]
 
 
 class Row(NamedTuple):
