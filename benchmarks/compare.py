@@ -47,10 +47,26 @@ BASE = "ali_floor"  # what differences are taken from
 ALI = ["model=ali", "chains.unclamped.steps=0"]
 CHAINS = ["chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
 # Data -> contender -> what was found best for it there (docs/lab/tuning.md): tuned, by sweeps/tuning.yaml at its own N, on digits
-# one setting for both; nearest, of sweeps/random.yaml's settings that whose chain is nearest at 1000.
+# one setting for both; nearest, of sweeps/random.yaml's settings that whose chain is nearest at 1000; surest, that with the
+# greatest class score after three sweeps.
 ALIKE = ["optim.lr=1.06e-3", "optim.lr_critic=2.6e-3", "penalty.x=0.0482", "penalty.z=0.0369"]
 TUNED = {
-    "digits": {"ali_tuned": [*ALIKE, "size.floor=0.439"], "gibbsnet_tuned": [*ALIKE, "size.floor_swept=0.439"]},
+    "digits": {
+        "ali_tuned": [*ALIKE, "size.floor=0.439"],
+        "gibbsnet_tuned": [*ALIKE, "size.floor_swept=0.439"],
+        "ali_nearest": [
+            "optim.lr=0.0018", "optim.lr_critic=0.000864", "penalty.x=0.134", "penalty.z=0.256", "size.floor=0.878",
+        ],
+        "gibbsnet_nearest": [
+            "optim.lr=0.00134", "optim.lr_critic=0.0016", "penalty.x=0.172", "penalty.z=0.00693", "size.floor_swept=0.782",
+        ],
+        "ali_surest": [
+            "optim.lr=0.000502", "optim.lr_critic=0.00167", "penalty.x=0.0379", "penalty.z=0.0037", "size.floor=0.389",
+        ],
+        "gibbsnet_surest": [
+            "optim.lr=0.000485", "optim.lr_critic=0.00152", "penalty.x=0.0208", "penalty.z=0.157", "size.floor_swept=0.237",
+        ],
+    },
     "ring": {
         "ali_tuned": [
             "optim.lr=0.000952", "optim.lr_critic=0.00177", "penalty.x=0.00396", "penalty.z=0.0339", "size.floor=0.219",
@@ -100,6 +116,8 @@ CONTENDERS = {
     "gibbsnet_tuned": [*OLD, "chains.unclamped.steps=[0,1]"],
     "ali_nearest": [*ALI, "size.floor={own}"],
     "gibbsnet_nearest": [*OLD, "chains.unclamped.steps=[0,1]"],
+    "ali_surest": [*ALI, "size.floor={own}"],
+    "gibbsnet_surest": [*OLD, "chains.unclamped.steps=[0,1]"],
 }
 CALLED = {"gibbsnet": "gibbsnet_published"}
 # How many sweeps GibbsNet as published takes there.
@@ -123,7 +141,8 @@ DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 1200
           "gibbsnet_cycle": 9200, "gibbsnet_short": 12300, "gibbsnet_mixed": 11000,
           "gibbsnet_cut": 13400, "gibbsnet_cut_x": 12200, "untied": 8000, "gibbsnet_sharp": 12300,
           "ali_shift": 14400, "gibbsnet_shift": 11900,
-          "ali_tuned": 15200, "gibbsnet_tuned": 12300}  # fmt: skip
+          "ali_tuned": 15200, "gibbsnet_tuned": 12300, "ali_nearest": 15200, "gibbsnet_nearest": 12300,
+          "ali_surest": 15200, "gibbsnet_surest": 12300}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "gibbsnet_cut_x": 10000, "untied": 6400,

@@ -54,6 +54,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     late, low = configs.pop("gibbsnet_cycle_late"), configs.pop("gibbsnet_short_sharp")
     tuned = [configs.pop(name) for name in ("ali_tuned", "gibbsnet_tuned")]
     nearest = [configs.pop(name) for name in ("ali_nearest", "gibbsnet_nearest")]
+    surest = [configs.pop(name) for name in ("ali_surest", "gibbsnet_surest")]
     through = configs.pop("gibbsnet_cut_x")
     assert set(differences(through, configs["gibbsnet"])) == {"chains.unclamped.cut"}
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
@@ -68,7 +69,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
         assert one["game"][key] == 1
     searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
-    for found, where in ((tuned, ("ring", "digits")), (nearest, ("ring",))):
+    for found, where in ((tuned, ("ring", "digits")), (nearest, ("ring", "digits")), (surest, ("digits",))):
         for one, other in zip(found, (plain, short), strict=True):
             assert set(differences(one, other)) - entailed == (searched if data in where else set())
     if data == "digits":
@@ -105,9 +106,10 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"},
             "cifar10_long": {*long, "ali", "ali_cycle", "gibbsnet"}}  # fmt: skip
     moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
-    untuned = set() if data in compare.TUNED else {"ali_tuned", "gibbsnet_tuned"}
+    chosen = {f"{model}_{by}" for model in ("ali", "gibbsnet") for by in ("tuned", "nearest", "surest")}
+    untuned = chosen - compare.TUNED.get(data, {}).keys()
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
-    points = set() if data == "ring" else {"gibbsnet_short_sharp", "ali_nearest", "gibbsnet_nearest"}
+    points = set() if data == "ring" else {"gibbsnet_short_sharp"}
     paired = set() if data == "mnist" else {"gibbsnet_short_cycle"}
     through = set() if data in ("ring", "digits", "mnist") else {"gibbsnet_cut_x"}
     absent = left.get(data, set()) | moved | untuned | cycled | points | paired | through

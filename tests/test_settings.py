@@ -198,9 +198,13 @@ def test_the_page_of_settings_is_that_of_the_record():
         assert len(settings.same_settings(models)) == read(REPOSITORY / settings.PLAN).cap
 
 
+BEST = {"nearest": lambda trial: trial[settings.LATE], "surest": lambda trial: -trial["chain/3/class_score"]}
+
+
+@pytest.mark.parametrize("data, best", [("ring", "nearest"), ("digits", "nearest"), ("digits", "surest")])
 @pytest.mark.parametrize("model, floor", [("ali", "size.floor"), ("gibbsnet", "size.floor_swept")])
-def test_the_nearest_contenders_have_the_setting_that_was_nearest(model, floor):
-    nearest = min(recorded()["ring"][model], key=lambda t: t[settings.LATE])["params"]
-    said = dict(word.split("=") for word in compare.TUNED["ring"][f"{model}_nearest"])
+def test_contenders_have_the_setting_that_was_best_of_the_record(model, floor, data, best):
+    chosen = min(recorded()[data][model], key=BEST[best])["params"]
+    said = dict(word.split("=") for word in compare.TUNED[data][f"{model}_{best}"])
     said["graph.z.floor"] = said.pop(floor)
-    assert {k: float(v) for k, v in said.items()} == pytest.approx({k: float(v) for k, v in nearest.items()}, rel=5e-3)
+    assert {k: float(v) for k, v in said.items()} == pytest.approx({k: float(v) for k, v in chosen.items()}, rel=5e-3)
