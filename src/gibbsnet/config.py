@@ -41,17 +41,21 @@ ANYWHERE = (
     "run", "judges", "tracking.*", "data.root", "data.path", "data.download", "data.verify", "data.resident",
     "trainer.accelerator", "trainer.threads", "trainer.progress",
 )  # fmt: skip
+# Of a chain: what its states hang on, and not what its gradient does, or how it starts in the batches of a training.
+STATES = ("start", "blocks", "steps", "mode", "mode.*", "present", "learned")
 AFTERWARDS = {
     "evaluate": ("evaluation.*", *ANYWHERE),
-    "sample": ("chains.unclamped.*", "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
+    "sample": (*(f"chains.unclamped.{part}" for part in STATES), "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
 }
 # What of `clamp` `sample` reads only where something is held: key -> (where it changes nothing, whether it is read).
 HELD = ("without clamp.hole or clamp.whole", lambda clamp: clamp["hole"] or clamp["whole"])
+HEARD = ("where no part of x is held", lambda clamp: "x" in clamp["whole"] or (clamp["hole"] and clamp["of"] == "x"))
 IDLE: dict[str, tuple[str, Callable[[Mapping], Any]]] = {
     **dict.fromkeys(("clamp.of", "clamp.channels", "clamp.mix"), ("without clamp.hole", lambda clamp: clamp["hole"])),
     "clamp.share": ("without clamp.hole=random", lambda clamp: clamp["hole"] == "random"),
-    **dict.fromkeys(("clamp.steps", "clamp.attend"), HELD),
-    "clamp.dreams": (f"{HELD[0]}, or beside clamp.attend=false", lambda clamp: HELD[1](clamp) and clamp["attend"]),
+    "clamp.steps": HELD,
+    "clamp.attend": HEARD,
+    "clamp.dreams": (f"{HEARD[0]}, or beside clamp.attend=false", lambda clamp: HEARD[1](clamp) and clamp["attend"]),
 }
 # Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
