@@ -75,6 +75,15 @@ def test_the_whole_road_on_digits(tmp_path, quick, judges, capsys):
     assert read_run(run).caveats == ["its scores are of other weights than it has now: evaluate again"]
 
 
+def test_a_sample_asks_nothing_of_what_is_about_training_alone(tmp_path, quick):
+    """Starts from the data need a sweep, in training."""
+    run = tmp_path / "run"
+    starts = ["chains.unclamped.start_from_data=0.5", "chains.unclamped.steps=1", "chains.unclamped.persistent=0.0"]
+    assert main(["train", "model=gibbsnet", *starts, f"run={run}", *quick]) == 0
+    assert main(["sample", f"run={run}", "chains.unclamped.steps=0"]) == 0
+    assert (run / "samples" / "samples.npz").exists()
+
+
 @pytest.mark.parametrize("model", ["ali", "hali", "gibbsnet2", "persistent"])
 def test_resumed_training_ends_bitwise_where_uninterrupted_training_ends(tmp_path, quick, model, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -203,6 +212,7 @@ def test_what_the_pipeline_deletes_does_not_confuse_a_stage(tmp_path, quick):
         (["train", "chains.unclamped.steps=-1"], ["steps", "-1"]),
         (["train", "model=ali", "chains.unclamped.steps=2"], ["ALI", "chains"]),
         (["train", "game.loss=hinge"], ["hinge", "relativistic"]),
+        (["train", "chains.unclamped.blocks=[x,z]"], ["both chains end on z given x", "blind"]),
         (["train", "data=npz", "data.path=nowhere.npz"], ["nowhere.npz"]),
         (["train", "trainer.precision=12"], ["precision"]),
         (["train", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "bf16-mixed"]),

@@ -421,6 +421,7 @@ def run(tmp_path_factory, judges):
     "settings, held",
     [
         (["clamp.hole=top"], {"x": "top"}),
+        (["clamp.hole=row"], {"x": "row"}),
         (["clamp.hole=random", "clamp.share=0.2", "clamp.attend=false"], {"x": "random"}),
         (["clamp.hole=left", "clamp.of=z1", "clamp.whole=[z2]"], {"z1": "left"}),
         (["clamp.hole=bottom", "clamp.mix=true", "clamp.dreams=30"], {}),

@@ -268,6 +268,8 @@ def test_a_clamped_label_is_bit_equal_at_every_step(steps):
         (lambda m, x: m.fill({"y": torch.tensor([3, -1])}, {"y": torch.ones(2, 10, dtype=torch.bool)}, 0), "a label of y is -1"),
         (lambda m, x: m.fill({"x": x}, {"x": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, 0), "the mask of x holds no entry"),
         (lambda m, x: m.fill({}, {}, 0), "nothing is held: expected values of some of"),
+        (lambda m, x: m.fill({"x": x[..., :4]}, {}, 0), r"the values of x: shape \(2, 1, 8, 4\), expected \(2, 1, 8, 8\)"),
+        (lambda m, x: m.fill({"x": x}, {"x": x[0] == 0}, 0), r"the mask of x: shape \(1, 8, 8\), expected \(2, 1, 8, 8\)"),
         (lambda m, x: iter([m.infer({"y": torch.tensor([3, 4])}, 0)]), "only y is given"),
     ],
 )  # fmt: skip

@@ -62,13 +62,13 @@ def test_10_what_is_clamped_is_bit_equal_at_every_step_and_the_rest_moves(mode):
     assert all(not torch.equal(a["z1"], b["z1"]) for a, b in pairwise(states))
 
 
-@pytest.mark.parametrize("seen", [[1, 0, 1], [0, 0, 0], [1, 1, 1]], ids=str)
-@pytest.mark.parametrize("mode", ["daydreaming", "present_at_hand"])
-def test_10_half_masks_included(mode, seen):
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+@pytest.mark.parametrize("mode, v", [("daydreaming", "x"), ("present_at_hand", "x"), ("ready_to_hand", "z2")])
+def test_10_half_masks_included(mode, v, share):
     g, chain = graph(TOWER), chain_of(mode)
-    mask = torch.tensor(seen, dtype=torch.bool).expand(B, 3).clone()
-    for state in islice(chain.trajectory(g, Noise(0), {v: PRESENT[v] for v in chain.given}, {"x": mask}, B), 5):
-        assert torch.equal(state["x"][mask], PRESENT["x"][mask]) and not (state["x"] == PRESENT["x"])[~mask].any()
+    mask = (torch.arange(PRESENT[v].shape[1]) < share * PRESENT[v].shape[1]).expand(B, -1).clone()
+    for state in islice(chain.trajectory(g, Noise(0), {u: PRESENT[u] for u in chain.given}, {v: mask}, B), 5):
+        assert torch.equal(state[v][mask], PRESENT[v][mask]) and not (state[v] == PRESENT[v])[~mask].any()
 
 
 @pytest.mark.parametrize("silent", ["x", "z2"])

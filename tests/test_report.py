@@ -411,6 +411,8 @@ def test_names_stand_apart_and_under_the_dots():
         places = [name.get_window_extent() for name in panel.texts]
         assert len(places) == 12 and not any(a.overlaps(b) for a, b in combinations(places, 2))
         assert all(name.zorder < drawn.zorder for name in panel.texts for drawn in panel.collections)
+    few = memories(**{name: many[name] for name in ("ali_0", "hali_0")})
+    assert few.get_figheight() == 4 < figure.get_figheight(), "the names of many have more room"
 
 
 def test_a_name_ends_within_its_panel_as_it_is_drawn():

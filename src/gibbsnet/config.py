@@ -42,20 +42,29 @@ ANYWHERE = (
     "trainer.accelerator", "trainer.threads", "trainer.progress",
 )  # fmt: skip
 # Of a chain: what its states hang on, and not what its gradient does, or how it starts in the batches of a training.
-STATES = ("start", "blocks", "steps", "mode", "mode.*", "present", "learned")
+STATES = ("start", "blocks", "steps", "mode", "present", "learned")
 AFTERWARDS = {
     "evaluate": ("evaluation.*", *ANYWHERE),
-    "sample": (*(f"chains.unclamped.{part}" for part in STATES), "mode", "clamp.*", "evaluation.seed", *ANYWHERE),
+    "sample": (
+        *(f"chains.unclamped.{part}" for part in (*STATES, "mode.*")),
+        "mode",
+        "clamp.*",
+        "evaluation.seed",
+        *ANYWHERE,
+    ),
 }
 # What of `clamp` `sample` reads only where something is held: key -> (where it changes nothing, whether it is read).
 HELD = ("without clamp.hole or clamp.whole", lambda clamp: clamp["hole"] or clamp["whole"])
-HEARD = ("where no part of x is held", lambda clamp: "x" in clamp["whole"] or (clamp["hole"] and clamp["of"] == "x"))
+HEARD = (
+    "unless clamp.hole or clamp.whole holds x",
+    lambda clamp: "x" in [*clamp["whole"], clamp["hole"] and clamp["of"]],
+)
 IDLE: dict[str, tuple[str, Callable[[Mapping], Any]]] = {
     **dict.fromkeys(("clamp.of", "clamp.channels", "clamp.mix"), ("without clamp.hole", lambda clamp: clamp["hole"])),
     "clamp.share": ("without clamp.hole=random", lambda clamp: clamp["hole"] == "random"),
     "clamp.steps": HELD,
     "clamp.attend": HEARD,
-    "clamp.dreams": (f"{HEARD[0]}, or beside clamp.attend=false", lambda clamp: HEARD[1](clamp) and clamp["attend"]),
+    "clamp.dreams": (f"{HEARD[0]}, and clamp.attend=true", lambda clamp: HEARD[1](clamp) and clamp["attend"]),
 }
 # Null or a name, which may look like a number, run=7, or a time, which YAML takes for one: 00:01:00:00.
 WORDS = ("run", "data.path", "tracking.entity", "tracking.group", "trainer.max_time")
@@ -257,7 +266,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
 
 def _refuse_unread(command: str, keys: set[str], config: DictConfig) -> None:
     """Refuses settings that come too late, such as a seed of the training to sample, or that would change nothing."""
-    known = {*GROUPS, *_keys(config)}
+    known = {*GROUPS, *_keys(config), *(f"chains.unclamped.{part}" for part in CHAIN)}  # a mode may bring those
     for key in sorted(keys & known):
         if not any(fnmatchcase(key, taken) for taken in AFTERWARDS[command]):
             raise ConfigError(f"{key} cannot be said to {command}, after the training: {takes(command)}")

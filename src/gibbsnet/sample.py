@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import plots
 from .chain import Chain, Wakeful
-from .config import ConfigError, folder, read
+from .config import STATES, ConfigError, folder, read
 from .data import DataModule, State, hole
 from .evaluate import join
 from .evaluation.fills import KNOWN
@@ -39,7 +39,8 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     limit_threads(config["trainer"])
     run, data = folder(config), datamodule(config)
     # The run as it was trained; another chain over its graph needs no game that would be worth playing.
-    module, chain = load_run(run, read(run), data.shape, data.digest), build_chain(**config["chains"]["unclamped"])
+    module = load_run(run, read(run), data.shape, data.digest)
+    chain = build_chain(**{part: value for part, value in config["chains"]["unclamped"].items() if part in STATES})
     clamp, seed = config["clamp"], config["evaluation"]["seed"]
     check_shown(module, chain, clamp)
     real = clamp["hole"] or clamp["whole"]  # real images, beside which values may be held

@@ -176,7 +176,7 @@ def memory(comparison: Comparison, palette: dict[str, str], at: Sequence[int] = 
     if any(len(models) < 2 for models in found.values()):
         return None
     figure, axes = _panels(len(at), columns=2)
-    figure.set_figheight(max(4, 0.45 * len(palette)))  # room for the names of many
+    figure.set_figheight(max(4, 0.45 * max(map(len, found.values()))))  # room for the names of many
     for panel, (i, models) in zip(axes, found.items(), strict=True):
         _title(panel, name, f" after {i} sweep{'s' * (i > 1)}")
         panel.set_xlabel("share of test examples whose reconstruction keeps its class or mode", size=8, color=MUTED)
