@@ -65,6 +65,8 @@ ROWS = {
     "digits": (
         Row("floor .44, one setting for both", "digits", "ali_tuned", "gibbsnet_tuned"),
         Row(".44, that setting, views moved for both", "digits game.shift=1", "ali_tuned", "gibbsnet_tuned"),
+        Row("each surest after 3 of 24, .24, ALI .39", "digits", "ali_surest", "gibbsnet_surest"),
+        Row("each nearest late of 24, .78, ALI .88", "digits", "ali_nearest", "gibbsnet_nearest"),
         Row("floor .7", "digits", "ali_floor", "gibbsnet_short"),
         Row(".7, views moved for both", "digits", "ali_shift", "gibbsnet_shift"),
         Row(".7, penalty on x of .15 for both", "digits penalty.x=0.15", "ali_floor", "gibbsnet_short"),
