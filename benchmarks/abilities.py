@@ -172,7 +172,7 @@ PARTS = {
     ),
     "fills_labels_mnist": Part(
         "Partially clamped chains that know the label, on MNIST", {"labels100_mnist": LABELS_MNIST["labels100_mnist"]},
-        "2,3", [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right", "labels_mnist",
+        "2,4", [*TOLD, *FILLED, *MIXES, *TRAINED], fill.measure, "fill.json", "labelled_right", "labels_mnist",
     ),
     "fills_latents": Part(
         "Chains that hold a part of z",
