@@ -205,6 +205,6 @@ BEST = {"nearest": lambda trial: trial[settings.LATE], "surest": lambda trial: -
 @pytest.mark.parametrize("model, floor", [("ali", "size.floor"), ("gibbsnet", "size.floor_swept")])
 def test_contenders_have_the_setting_that_was_best_of_the_record(model, floor, data, best):
     chosen = min(recorded()[data][model], key=BEST[best])["params"]
-    said = dict(word.split("=") for word in compare.TUNED[data][f"{model}_{best}"])
+    said = dict(word.split("=") for word in compare.tuned(data, f"{model}_{best}"))
     said["graph.z.floor"] = said.pop(floor)
     assert {k: float(v) for k, v in said.items()} == pytest.approx({k: float(v) for k, v in chosen.items()}, rel=5e-3)
