@@ -62,7 +62,7 @@ results: install
 	for part in labels fills fills_mnist fills_labels fills_apart fills_latents levels levels_mnist modes phases approach labels_mnist fills_labels_mnist; do \
 		$(BIN)/python -m benchmarks.abilities $$part || exit 1; done
 	$(BIN)/python -m benchmarks.abilities phases pictures=beside
-	for data in ring digits; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
+	for data in ring digits mnist; do $(BIN)/python -m benchmarks.settings $$data || exit 1; done
 	$(BIN)/python -m gibbsnet report runs out=reports
 
 lint: install

@@ -1,8 +1,9 @@
-r"""What is the model, and what its settings: python -m benchmarks.settings [ring|digits] [models=ali,gibbsnet]
+r"""What is the model, and what its settings: python -m benchmarks.settings [ring|digits|mnist] [models=ali,gibbsnet]
 
 Trial n of sweeps/random.yaml draws the same random setting (rates, penalties, the floor under q) for every model.  Each is
-trained to its end, in equal time, and scored along its chain on the validation split.  So models are compared setting by setting,
-one and the same for both, at settings that nobody chose.  Writes docs/settings.json, .md and docs/figures/settings_DATA.png.
+trained to its end, in equal time, and scored along its chain on the validation split; on MNIST eight of random_mnist.yaml, half as
+long as in `benchmarks.compare`.  So models are compared setting by setting, one and the same for both, at settings that nobody chose.
+Writes docs/settings.json, .md and docs/figures/settings_DATA.png.
 With `models=` of one model it trains and scores that one, so that two commands may do it side by side, and writes nothing.  What
 is finished is not run again; folders: runs/sweeps/random_DATA_MODEL/TRIAL.
 """
@@ -27,7 +28,9 @@ from gibbsnet.report.scores import meaning
 from gibbsnet.sweep import sweep
 
 BASE, OTHER = "ali", "gibbsnet"
-PLAN = Path("sweeps", "random.yaml")
+PLANS = {data: Path("sweeps", f"random{of}.yaml") for data, of in (("ring", ""), ("digits", ""), ("mnist", "_mnist"))}
+# On MNIST a training takes minutes: half the steps of the comparison, to the hundred below.
+HALF = {contender: steps // 200 * 100 for contender, steps in STEPS["mnist"].items()}
 # Data -> model -> what it is there, before a trial's setting and seed.
 MODELS = {
     "ring": {
@@ -38,6 +41,16 @@ MODELS = {
         BASE: ["experiment=digits", "model=ali", "chains.unclamped.steps=0", f"steps={STEPS['digits']['ali']}"],
         OTHER: ["experiment=digits", f"steps={STEPS['digits']['gibbsnet_short']}"],
     },
+    "mnist": {
+        BASE: [
+            "experiment=mnist",
+            "model=ali",
+            "chains.unclamped.steps=0",
+            f"steps={HALF['ali']}",
+            "evaluation.samples=2000",
+        ],
+        OTHER: ["experiment=mnist", f"steps={HALF['gibbsnet_short']}", "evaluation.samples=2000"],
+    },
 }
 ALONE = ["trainer.threads=1", "tracking.mode=disabled"]  # as two of them run side by side
 LATE, BAND, COLOUR = "chain/1000/joint_distance", "reference/test/joint_distance", "penalty.x"
@@ -46,12 +59,17 @@ LATE, BAND, COLOUR = "chain/1000/joint_distance", "reference/test/joint_distance
 class Chart(NamedTuple):
     """What is drawn of a data set, each model on an axis of its own.
 
-    drawn: metric -> what its axes are called, whether they are logarithmic.
+    drawn: metric -> what its axes are called, whether they are logarithmic; the first, how near a late chain is.
     learned: what tells those that learned nothing.
     """
 
     drawn: Mapping[str, tuple[str, bool]]
     learned: str
+
+    @property
+    def late(self) -> str:
+        """The metric by which a setting is the nearest one."""
+        return next(iter(self.drawn))
 
 
 CHARTS = {
@@ -71,18 +89,25 @@ CHARTS = {
         },
         "Near a class score of one nothing was learned.",
     ),
+    "mnist": Chart(  # whose joint_distance hardly sees the link of x and z
+        {
+            "chain/1000/class_frechet_ratio": ("class_frechet_ratio at i = 1000", True),
+            "chain/3/class_score": ("class score at i = 3", False),
+            "reconstruction/z/same_class": ("z keeps the class", False),
+        },
+        "Near a class score of one nothing was learned.",
+    ),
 }
 SHOWN = 5  # settings of each model in the table of the nearest
-CAPTION = (
-    "*A dot is a setting; grey: level; colour: {colour}. Dotted: the band, under which 95 % of real pairs are when held against "
-    "real pairs (median of the trials). {learned}*"
-)
+CAPTION = "*A dot is a setting; grey: level; colour: {colour}. {band}{learned}*"
+DOTTED = "Dotted: the band, under which 95 % of real pairs are when held against real pairs (median of the trials). "
 HEAD = """# The same random settings for two models
 
 What it says: [findings.md](findings.md); what was expected: lab, [ring](lab/tuning.md#the-ring-at-the-same-random-settings),
-[digits](lab/tuning.md#digits-at-the-same-random-settings). Names: [metrics.md](metrics.md). Validation split, one seed, the
-settings of [random.yaml](../sweeps/random.yaml). "7 : 3" is ahead in seven settings and behind in three; a number in parentheses
-says how many trials have the score, where a model that has collapsed lacks it."""
+[digits](lab/tuning.md#digits-at-the-same-random-settings), [MNIST](lab/tuning.md#mnist-at-the-same-random-settings). Names:
+[metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml), on MNIST of
+[random_mnist.yaml](../sweeps/random_mnist.yaml). "7 : 3" is ahead in seven settings and behind in three; a number in parentheses says how many trials have the score, where
+a model that has collapsed lacks it."""
 
 
 def trials(data: str, model: str) -> list[dict]:
@@ -93,7 +118,7 @@ def trials(data: str, model: str) -> list[dict]:
     """
     where = Path("runs", "sweeps", f"random_{data}_{model}")
     with in_one_line():
-        sweep([PLAN.as_posix(), *MODELS[data][model], *ALONE, f"out={where}"])
+        sweep([PLANS[data].as_posix(), *MODELS[data][model], *ALONE, f"out={where}"])
     swept = json.loads((where / "sweep.json").read_text())["trials"]
     if failed := [t for t in swept if t["state"] != "complete"]:
         raise SystemExit(f"{where}/{failed[0]['number']}: {failed[0]['state']}, {failed[0]['error']}")
@@ -151,7 +176,7 @@ def section(data: str, models: Mapping[str, Sequence[Mapping]]) -> list[str]:
         count = " : ".join(map(str, ahead(models, name))) if _better(name) else "-"
         lines.append(f"| {name} | {' | '.join(spreads)} | {count} |")
     chart = CHARTS[data]
-    caption = CAPTION.format(colour=COLOUR, learned=chart.learned)
+    caption = CAPTION.format(colour=COLOUR, band=DOTTED if chart.late == LATE else "", learned=chart.learned)
     return [*lines, "", *_nearest(models, chart), "", f"![{data}](figures/settings_{data}.png)", "", caption, ""]
 
 
@@ -166,7 +191,7 @@ def _nearest(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> list[str]
     lines = [f"| nearest at i = 1000 (trial) | {' | '.join(searched)} | {' | '.join(chart.drawn)} |"]
     lines += ["|---|" + "---:|" * (len(searched) + len(chart.drawn))]
     for m, found in models.items():
-        for n in sorted(range(len(found)), key=lambda n: found[n][LATE])[:SHOWN]:
+        for n in sorted(range(len(found)), key=lambda n: found[n][chart.late])[:SHOWN]:
             words = [f"{float(found[n]['params'][k]):.3g}" for k in searched]
             words += [f"{found[n][k]:.4g}" for k in chart.drawn]
             lines.append(f"| {m} ({n}) | {' | '.join(words)} |")
@@ -220,7 +245,9 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"which data? One of {', '.join(MODELS)}, for example python -m benchmarks.settings ring")
     chosen, more = options(given, models=",".join(MODELS[data]))
     if more:
-        raise SystemExit(f"{more[0]}: expected models=NAMES alone; what is trained stands in {PLAN} and in this file")
+        raise SystemExit(
+            f"{more[0]}: expected models=NAMES alone; what is trained stands in {PLANS[data]} and in this file"
+        )
     models = chosen["models"].split(",")
     if unknown := [m for m in models if m not in MODELS[data]]:
         raise SystemExit(f"models={unknown[0]}: expected some of {', '.join(MODELS[data])}")
