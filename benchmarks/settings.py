@@ -1,9 +1,9 @@
 r"""What is the model, and what its settings: python -m benchmarks.settings [ring|digits|mnist] [models=ali,gibbsnet]
 
 Trial n of sweeps/random.yaml draws the same random setting (rates, penalties, the floor under q) for every model.  Each is
-trained to its end, in equal time, and scored along its chain on the validation split; on MNIST eight of random_mnist.yaml, half as
-long as in `benchmarks.compare`.  So models are compared setting by setting, one and the same for both, at settings that nobody chose.
-Writes docs/settings.json, .md and docs/figures/settings_DATA.png.
+trained to its end, in equal time, and scored along its chain on the validation split; on MNIST eight of random_mnist.yaml, half
+as long as in `benchmarks.compare`.  So models are compared setting by setting, one and the same for both, at settings that nobody
+chose.  Writes docs/settings.json, .md and docs/figures/settings_DATA.png.
 With `models=` of one model it trains and scores that one, so that two commands may do it side by side, and writes nothing.  What
 is finished is not run again; folders: runs/sweeps/random_DATA_MODEL/TRIAL.
 """
@@ -106,8 +106,8 @@ HEAD = """# The same random settings for two models
 What it says: [findings.md](findings.md); what was expected: lab, [ring](lab/tuning.md#the-ring-at-the-same-random-settings),
 [digits](lab/tuning.md#digits-at-the-same-random-settings), [MNIST](lab/tuning.md#mnist-at-the-same-random-settings). Names:
 [metrics.md](metrics.md). Validation split, one seed, the settings of [random.yaml](../sweeps/random.yaml), on MNIST of
-[random_mnist.yaml](../sweeps/random_mnist.yaml). "7 : 3" is ahead in seven settings and behind in three; a number in parentheses says how many trials have the score, where
-a model that has collapsed lacks it."""
+[random_mnist.yaml](../sweeps/random_mnist.yaml). "7 : 3" is ahead in seven settings and behind in three; a number in parentheses
+says how many trials have the score, where a model that has collapsed lacks it."""
 
 
 def trials(data: str, model: str) -> list[dict]:
