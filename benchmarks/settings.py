@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.compare import STEPS, kept, rows
 from benchmarks.runs import cell, in_one_line, matches, numbers, options
@@ -214,7 +216,7 @@ def draw(models: Mapping[str, Sequence[Mapping]], chart: Chart) -> Figure:
         axes.spines[:].set(color=plots.RULE)
         if name == LATE:
             _dotted(axes, models)
-    figure.colorbar(dots, label=COLOUR)
+    _in_plain_numbers(figure.colorbar(dots, label=COLOUR).ax.yaxis, min(penalties), max(penalties))
     return figure
 
 
@@ -225,7 +227,15 @@ def _level(axes: Axes, values: Sequence[float], log: bool) -> None:
     axes.plot(ends, ends, color=plots.RULE, linewidth=1, zorder=0)
     if log:
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            _in_plain_numbers(axis, *ends)
     axes.set(xlim=ends, ylim=ends, box_aspect=1)
+
+
+def _in_plain_numbers(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis that do not run into each other."""
+    subs = (1,) if high / low > 100 else (1, 2, 5)
+    axis.set(major_locator=LogLocator(subs=subs), major_formatter="{x:g}", minor_locator=NullLocator())
 
 
 def _dotted(axes: Axes, models: Mapping[str, Sequence[Mapping]]) -> None:

@@ -69,7 +69,11 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
         assert one["game"][key] == 1
     searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
-    for found, where in ((tuned, ("ring", "digits")), (nearest, ("ring", "digits")), (surest, ("digits", "mnist", "mnist_long"))):
+    for found, where in (
+        (tuned, ("ring", "digits")),
+        (nearest, ("ring", "digits")),
+        (surest, ("digits", "mnist", "mnist_long")),
+    ):
         for one, other in zip(found, (plain, short), strict=True):
             assert set(differences(one, other)) - entailed == (searched if data in where else set())
     if data == "digits":

@@ -1,9 +1,11 @@
 """benchmarks.settings: two models at the same random settings."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from benchmarks import compare, runs, settings
 from gibbsnet.config import differences, load
@@ -99,6 +101,16 @@ def test_a_figure_has_a_dot_for_each_setting_and_says_which_side_is_whose():
     )
     assert "gibbsnet ahead in 2 of 3: below the line" in late.get_title(loc="left")
     assert "ahead in 1 of 3: above the line" in share.get_title(loc="left")
+
+
+@pytest.mark.parametrize("data", settings.CHARTS)
+def test_the_numbers_at_a_figure_s_axes_are_apart_and_more_than_one(data):
+    figure = settings.draw(recorded()[data], settings.CHARTS[data])
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes[:-1]:
+        inside = [t for t in axes.get_xticklabels() if axes.get_xlim()[0] <= t.get_position()[0] <= axes.get_xlim()[1]]
+        boxes = [label.get_window_extent() for label in inside]
+        assert len(boxes) > 1 and all(a.x1 < b.x0 for a, b in pairwise(boxes)), [t.get_text() for t in inside]
 
 
 def swept(folder, trials):
@@ -204,7 +216,9 @@ def test_the_page_of_settings_is_that_of_the_record():
 BEST = {"nearest": lambda trial: trial[settings.LATE], "surest": lambda trial: -trial["chain/3/class_score"]}
 
 
-@pytest.mark.parametrize("data, best", [("ring", "nearest"), ("digits", "nearest"), ("digits", "surest"), ("mnist", "surest")])
+@pytest.mark.parametrize(
+    "data, best", [("ring", "nearest"), ("digits", "nearest"), ("digits", "surest"), ("mnist", "surest")]
+)
 @pytest.mark.parametrize("model, floor", [("ali", "size.floor"), ("gibbsnet", "size.floor_swept")])
 def test_contenders_have_the_setting_that_was_best_of_the_record(model, floor, data, best):
     chosen = min(recorded()[data][model], key=BEST[best])["params"]
