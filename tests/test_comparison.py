@@ -67,7 +67,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     for (one, other), key in zip(later, ("shift", "shift", "cycle", "cycle", "cycle"), strict=True):
         assert one | {"game": {**one["game"], key: 0}, "command": None} == other | {"command": None}, "but for one key"
         assert one["game"][key] == 1
-    searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by sweeps/tuning.yaml
+    searched = {"optim.lr", "optim.lr_critic", "penalty.x", "penalty.z", "graph.z.floor"}  # by a sweep
     entailed = {"game.gamma.x", "game.gamma.z", "size.floor", "size.floor_swept", "model.name"}
     for found, where in (
         (tuned, ("ring", "digits")),
