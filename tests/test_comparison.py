@@ -289,6 +289,15 @@ def test_the_experiment_with_one_setting_for_both_is_the_contender(model, own, u
     assert sorted(differences(made, load(contender))) == [unread]
 
 
+def test_mnist_s_experiment_with_the_surest_setting_is_the_contender_and_names_ali_s():
+    told = [*compare.settings("mnist", "gibbsnet_surest"), f"steps={compare.MNIST['gibbsnet_surest']}"]
+    assert differences(load(["experiment=mnist_tuned"]), load(told)) == []
+    text = (ROOT / "conf" / "experiment" / "mnist_tuned.yaml").read_text().split("\ndefaults")[0].replace("\n#", "")
+    said = re.findall(r"[\w.]+=[\w.]*\w", text)
+    told = [*compare.settings("mnist", "ali_surest"), f"steps={compare.MNIST['ali_surest']}"]
+    assert len(said) == 8 and differences(load(["experiment=mnist_tuned", *said]), load(told)) == ["size.floor_swept"]
+
+
 def test_no_two_models_of_a_page_share_a_colour():
     """All contenders and variants stand on one, where results are made."""
     models = [*compare.CONTENDERS, *stability.VARIANTS, *abilities.LEVELS, *abilities.PHASES]
