@@ -150,7 +150,8 @@ CIFAR10 = {"ali": 14700, "ali_floor": 14700, "ali_cycle": 12500, "gibbsnet": 100
            "gibbsnet_cut": 11300, "untied": 5600}  # fmt: skip
 # The recipe's own length, and what takes as long, to the thousand, in recorded steps: 7.1 and 10.9 ms (docs/scale.md).
 RECIPE = {"ali_floor": 200_000, "gibbsnet_short": 130_000}
-LONG = {m: 4 * MNIST[m] for m in ("ali", "ali_floor", "ali_cycle", "gibbsnet", "gibbsnet_short")}
+LONG = {m: 4 * MNIST[m] for m in ("ali", "ali_floor", "ali_cycle", "gibbsnet", "gibbsnet_short",
+                                  "ali_surest", "gibbsnet_surest")}  # fmt: skip
 STEPS = {"ring": RING, "grid": GRID, "digits": DIGITS, "mnist": MNIST, "mnist_long": LONG, "cifar10": CIFAR10,
          "cifar10_long": RECIPE}  # fmt: skip
 EVERYWHERE = [
