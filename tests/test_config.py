@@ -351,6 +351,34 @@ def test_what_is_about_a_hole_that_there_is_not_is_refused(settings, said):
         load(settings, load([]), "sample")
 
 
+@pytest.mark.parametrize("part, value", [("share", 0.5), ("silent", True)])
+def test_what_a_stance_says_to_the_training_alone_is_refused(part, value):
+    said = f"chains.unclamped.mode={{z2: {{clamped: true, {part}: {value}}}}}"
+    with pytest.raises(ConfigError, match=rf"chains\.unclamped\.mode\.z2\.{part} changes nothing here"):
+        load([said], load(["model=gibbsnet2"]), "sample")
+    trained = load(["model=gibbsnet2", "mode=dreaming", said])
+    kept = load(["chains.unclamped.mode.z2.clamped=false"], trained, "sample")["chains"]["unclamped"]["mode"]
+    assert kept == {"z2": {"clamped": False, part: value}}, "what it was trained with stays"
+
+
+def test_a_start_is_refused_where_chains_start_from_dreams():
+    start = ["chains.unclamped.start=[z, x]", "clamp.hole=left"]
+    with pytest.raises(
+        ConfigError, match=r"chains\.unclamped\.start changes nothing .* clamp\.dreams=0 or clamp\.attend=false"
+    ):
+        load(start, load([]), "sample")
+    for plain in ("clamp.dreams=0", "clamp.attend=false", "clamp.of=z"):
+        assert load([*start, plain], load([]), "sample")["chains"]["unclamped"]["start"] == ["z", "x"]
+
+
+def test_no_mode_at_all_is_no_way_out_of_the_trained_one():
+    """Its stances would stay, under no name."""
+    trained = load(["model=gibbsnet2", "mode=daydreaming"])
+    with pytest.raises(ConfigError, match="mode=null: the run was trained in daydreaming; say mode=dreaming"):
+        load(["mode=null"], trained, "sample")
+    assert load(["mode=null"], load([]), "sample")["mode"] is None
+
+
 def test_what_a_run_was_trained_with_passed_the_checks_of_its_time():
     old = load(["data.labels=100", "data.labelled=20", "tracking.entity=team"])
     old["data"].update(labels=None, validation=1)

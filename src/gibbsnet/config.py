@@ -244,6 +244,10 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
             _refuse_unread(command, {*picks, *said}, merged)
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
+        if "mode" in picks and picks["mode"] in NOTHING and merged.get("mode"):
+            raise ConfigError(
+                f"mode=null: the run was trained in {merged.mode}; say mode=dreaming for chains that clamp nothing"
+            )
         if picks.get("mode") not in NOTHING:
             # A mode is all of the stances: none of the one that was trained in stays.
             merged.chains.unclamped.update(mode={}, present=[], dream_every=0)
@@ -261,6 +265,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
     if command == "sample":
         _refuse_idle(said, plain["clamp"])
+        _refuse_trained(said, plain["chains"]["unclamped"], into["chains"]["unclamped"])
     return _in_full(plain)
 
 
@@ -282,6 +287,24 @@ def _refuse_idle(said: set[str], clamp: Mapping) -> None:
             raise ConfigError(f"{key} changes nothing {where}")
     if "chains.unclamped.steps" in said and (clamp["hole"] or clamp["whole"]):
         raise ConfigError("chains.unclamped.steps: beside parts of real images say clamp.steps=[...]")
+    if "chains.unclamped.start" in said and HEARD[1](clamp) and clamp["attend"] and clamp["dreams"]:
+        raise ConfigError(
+            "chains.unclamped.start changes nothing where chains listen to what they hold, for they start from dreams: "
+            "say clamp.dreams=0 or clamp.attend=false"
+        )
+
+
+def _refuse_trained(said: set[str], chain: Mapping, trained: Mapping) -> None:
+    """Refuses what a stance says to the training alone, but for its default, which undoes what a run was trained with."""
+    if not any(f"{key}.".startswith("chains.unclamped.mode.") for key in said):
+        return  # those of a mode's file may be for a training as well
+    for v, stance in chain.get("mode", {}).items():
+        before = trained.get("mode", {}).get(v, {})
+        for part, usual in (("share", 1), ("silent", False)):
+            if stance.get(part, usual) not in (usual, before.get(part, usual)):
+                raise ConfigError(
+                    f"chains.unclamped.mode.{v}.{part} changes nothing here: it is read in training alone"
+                )
 
 
 def takes(command: str) -> str:
