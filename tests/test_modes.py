@@ -358,13 +358,22 @@ def test_a_chain_that_shows_nothing_is_one_line(setting, words, run, capsys):
 
 @pytest.mark.parametrize(
     "settings",
-    [["mode=dreaming"], ["mode=ready_to_hand"], ["clamp.hole=left", "clamp.whole=[z2]"], ["clamp.whole=[x,z2]"]],
+    [
+        ["mode=dreaming"],
+        ["mode=ready_to_hand"],
+        ["mode=present_at_hand"],
+        ["clamp.hole=left", "clamp.whole=[z2]"],
+        ["clamp.whole=[x,z2]"],
+    ],
     ids=str,
 )
-def test_an_emergency_of_what_is_not_clamped_is_one_line(settings, run, capsys):
+def test_an_emergency_of_what_is_not_clamped_or_heard_anyway_is_one_line(settings, run, capsys):
     assert main(["sample", f"run={run}", "clamp.emergency=0.05", *settings]) == 1
     said = capsys.readouterr().err
-    assert "clamp.emergency=0.05: expected a chain that clamps x" in said and said.count("\n") == 1
+    assert (
+        "clamp.emergency=0.05: expected a chain that clamps x and hears it less than fully" in said
+        and said.count("\n") == 1
+    )
     assert "say clamp.emergency=null" in said
 
 

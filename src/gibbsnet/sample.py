@@ -32,7 +32,8 @@ def sample(config: Mapping, chains: int = 100) -> Path:
     Under torchrun the first process does it alone.
 
     Raises:
-        ConfigError: chains that show nothing, values beside what real images give, an emergency without a clamped x.
+        ConfigError: chains that show nothing, values beside what real images give, an emergency without a clamped
+            x that is heard less than fully.
     """
     if not join():
         return folder(config) / "samples"
@@ -49,10 +50,11 @@ def sample(config: Mapping, chains: int = 100) -> Path:
             f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
             f"mode=dreaming, or clamp.whole=[...] beside the values"
         )
-    if clamp["emergency"] is not None and (real or "x" not in chain.clamped):
+    deaf = "x" in chain.clamped and chain.mode["x"].potency < 1
+    if clamp["emergency"] is not None and (real or not deaf):
         raise ConfigError(
-            f"clamp.emergency={clamp['emergency']}: expected a chain that clamps x, such as that of mode=daydreaming, and "
-            "neither clamp.hole nor clamp.whole; or say clamp.emergency=null"
+            f"clamp.emergency={clamp['emergency']}: expected a chain that clamps x and hears it less than fully, such as that "
+            "of mode=daydreaming, and neither clamp.hole nor clamp.whole; or say clamp.emergency=null"
         )
     out = run / "samples"
     out.mkdir(parents=True, exist_ok=True)
