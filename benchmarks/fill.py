@@ -1,8 +1,9 @@
-"""How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0]
+"""How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0] [hole=FILE]
 
 Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
 test split; what they draw of two images' halves side by side; and, by a model with labels, fills that know the image's label,
-against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.  For
+against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.  With `hole=row`, or
+a mask's file as `sample` takes it, plain and attentive chains fill that one alone, and nothing is written.  For
 benchmarks.abilities: what attentive chains owe to what (<run>/apart.json), what parts of a latent say (<run>/latents.json).
 """
 
@@ -34,6 +35,11 @@ def measure(run: Path, images: int = 360, seed: int = 0) -> dict:
         scores |= {f"labelled_{hole}": rows for hole, rows in told.items()}
     write_json(scores, run / "fill.json")
     return scores
+
+
+def alone(run: Path, hole: str, images: int = 360, seed: int = 0) -> dict:
+    """The scores of one hole, of any kind that `gibbsnet.data.hole` knows."""
+    return evaluate_fills(*_opened(run), holes=[hole], images=images, seed=seed)
 
 
 def apart(run: Path, images: int = 360, seed: int = 0) -> dict:
@@ -70,10 +76,12 @@ def table(scores: Mapping[str, Mapping]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    runs, options = asked(arguments, images=360, seed=0)
+    runs, options = asked(arguments, images=360, seed=0, hole="")
+    hole = options.pop("hole")
     for run in runs:
         with in_one_line():
-            print(run, *table(measure(run, **options)), sep="\n")
+            found = alone(run, hole, **options) if hole else measure(run, **options)
+            print(run, *table(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -626,3 +626,18 @@ def test_the_benchmark_writes_what_it_prints(run, capsys):
     assert sum(line.startswith("| mix_right |") for line in fill.table(written)) == len(written["mix_right"])
     with pytest.raises(SystemExit, match="which run"):
         fill.main([])
+
+
+def test_the_benchmark_takes_a_hole_of_one_s_own_and_writes_nothing(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a short name, such as a table can hold
+    missing = torch.zeros(8, 8, dtype=torch.bool)
+    missing[3:4] = True  # the band of an eighth that `row` is
+    np.save("band.npy", missing.numpy())
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    fill.main([f"run={run}", "images=12", "hole=band.npy"])
+    own = capsys.readouterr().out.replace("| band.npy |", "| row |").splitlines()
+    fill.main([f"run={run}", "images=12", "hole=row"])
+    assert own == capsys.readouterr().out.splitlines() and sum(row.startswith("| row | attentive") for row in own) == 3
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    with pytest.raises(SystemExit, match=r"hole 'none\.npy': there is no such file"):
+        fill.main([f"run={run}", "images=12", "hole=none.npy"])
