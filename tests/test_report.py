@@ -415,6 +415,20 @@ def test_names_stand_apart_and_under_the_dots():
     assert few.get_figheight() == 4 < figure.get_figheight(), "the names of many have more room"
 
 
+def test_a_hairline_leads_from_a_name_to_its_dots_where_it_stands_off():
+    crowd = {f"gibbsnet_{k}": [remembering(0.1, 0.2, z=0.6)] for k in range(12)}
+    figure = memories(**crowd, ali=[remembering(0.4, 0.4, z=0.3)])
+    for panel, middle in zip(figure.axes, ((0.6, 0.1), (0.6, 0.2)), strict=True):
+        boxes = [name.get_window_extent().padded(5) for name in panel.texts if name.get_text() != "ali"]
+        lines = [line.get_xydata() for line in panel.lines]
+        assert 4 < len(lines) < 12, "the first names stand by the dots, and `ali` by its own"
+        for start, end in lines:
+            assert end == pytest.approx(middle)
+            assert any(box.contains(*panel.transData.transform(start)) for box in boxes)
+    apart = memories(ali=[remembering(0.1, 0.2, z=0.2)], hali=[remembering(0.3, 0.4, z=0.9)])
+    assert not any(panel.lines for panel in apart.axes)
+
+
 def test_a_name_ends_within_its_panel_as_it_is_drawn():
     """With a halo letters are drawn without hinting, and wider than matplotlib says they are."""
     figure = memories(ali=[remembering(0.1, 0.2, z=0.2)], gibbsnet_persistent=[remembering(0.3, 0.4, z=0.9)])

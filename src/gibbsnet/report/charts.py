@@ -7,6 +7,7 @@ from itertools import pairwise, product
 from statistics import median
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -211,7 +212,7 @@ def _at_least(panel: Axes) -> None:
 
 
 def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], palette: Mapping[str, str]) -> None:
-    """Each model's name by the middle of its dots, from the lowest up, see `_beside`."""
+    """Each model's name by the middle of its dots, from the lowest up, see `_beside`; a hairline leads those that stand off."""
     middles = {m: tuple(map(median, zip(*dots, strict=True))) for m, dots in models.items()}
     halo = [withStroke(linewidth=2, foreground="white")]
     places = panel.transData.transform([dot for dots in models.values() for dot in dots])
@@ -228,6 +229,16 @@ def _names_of(panel: Axes, models: Mapping[str, Sequence[tuple[float, float]]], 
         right, up = ((end - start) * 72 / panel.figure.dpi for start, end in zip(free.p0, box.p0, strict=True))
         text.set_position((right, 4 + up))
         placed.append(box)
+        _lead(panel, box, middle, palette[model])
+
+
+def _lead(panel: Axes, box: Bbox, to: tuple[float, float], color: str) -> None:
+    """A hairline from a name's box to a place of the panel, unless the one stands by the other."""
+    place = panel.transData.transform(to)
+    start = np.clip(place, box.min, box.max)
+    if np.hypot(*(place - start)) > 5 * DOT:
+        x, y = panel.transData.inverted().transform([start, place]).T
+        panel.add_line(Line2D(x, y, color=color, linewidth=0.5, alpha=0.7, zorder=1.8))
 
 
 def _drawn(text: Text) -> Bbox:
