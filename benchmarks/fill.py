@@ -1,9 +1,9 @@
-"""How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0] [hole=FILE]
+"""How well holes in real images are filled: python -m benchmarks.fill run=RUN [run=RUN ...] [images=360] [seed=0] [hole=HOLE]
 
 Scores plain and attentive chains of trained runs against the mean, the nearest training image and ridge regression, on the
 test split; what they draw of two images' halves side by side; and, by a model with labels, fills that know the image's label,
-against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.  With `hole=row`, or
-a mask's file as `sample` takes it, plain and attentive chains fill that one alone, and nothing is written.  For
+against the same references among images of its class.  Writes <run>/fill.json and prints the tables of each.  With HOLE,
+`row` or a mask's file, as `sample` takes them, it prints the first of these tables for that one alone and writes nothing.  For
 benchmarks.abilities: what attentive chains owe to what (<run>/apart.json), what parts of a latent say (<run>/latents.json).
 """
 
@@ -67,20 +67,24 @@ def table(scores: Mapping[str, Mapping]) -> list[str]:
     """Markdown: a row for each hole, or mix, and what fills, or draws, it."""
     lines = []
     for what, names in (("missing | filled", NAMES), ("mixed | drawn", MIXES)):
+        known = [
+            (hole, name, row) for hole, rows in scores.items() for name, row in rows.items() if row.keys() == set(names)
+        ]
+        if not known:
+            continue
         lines += [f"| {what} by | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
-        for hole, rows in scores.items():
-            for name, row in rows.items():
-                if row.keys() == set(names):
-                    lines.append(f"| {hole} | {name} | " + " | ".join(f"{row[k]:.3g}" for k in names) + " |")
+        lines += [
+            f"| {hole} | {name} | " + " | ".join(f"{row[k]:.3g}" for k in names) + " |" for hole, name, row in known
+        ]
     return lines
 
 
 def main(arguments: Sequence[str]) -> None:
-    runs, options = asked(arguments, images=360, seed=0, hole="")
+    runs, options = asked(arguments, images=360, seed=0, hole="all")
     hole = options.pop("hole")
     for run in runs:
         with in_one_line():
-            found = alone(run, hole, **options) if hole else measure(run, **options)
+            found = measure(run, **options) if hole == "all" else alone(run, hole, **options)
             print(run, *table(found), sep="\n")
 
 

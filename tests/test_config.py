@@ -361,12 +361,23 @@ def test_what_a_stance_says_to_the_training_alone_is_refused(part, value):
     assert kept == {"z2": {"clamped": False, part: value}}, "what it was trained with stays"
 
 
+def test_a_mode_s_file_may_be_for_a_training_as_well(tmp_path, monkeypatch):
+    shutil.copytree(conf_folder(), tmp_path / "conf")
+    stances = {"x": {"potency": 1.0}, "z2": {"clamped": True, "share": 0.5, "silent": True}}
+    mode = {"chains": {"unclamped": {"mode": stances}}}
+    (tmp_path / "conf" / "mode" / "mine.yaml").write_text(yaml.safe_dump(mode))
+    monkeypatch.chdir(tmp_path)
+    mixed = load(["mode=mine", "chains.unclamped.mode.x.potency=0.2"], load(["model=gibbsnet2"]), "sample")
+    assert mixed["chains"]["unclamped"]["mode"] == stances | {"x": {"potency": 0.2}}
+    with pytest.raises(ConfigError, match=r"mode\.z2\.share changes nothing here"):
+        load(["mode=mine", "chains.unclamped.mode.z2.share=0.2"], load(["model=gibbsnet2"]), "sample")
+
+
 def test_a_start_is_refused_where_chains_start_from_dreams():
     start = ["chains.unclamped.start=[z, x]", "clamp.hole=left"]
-    with pytest.raises(
-        ConfigError, match=r"chains\.unclamped\.start changes nothing .* clamp\.dreams=0 or clamp\.attend=false"
-    ):
-        load(start, load([]), "sample")
+    for held in ([], ["clamp.hole=null", "clamp.whole=[x]"], ["clamp.of=z", "clamp.whole=[x]"]):
+        with pytest.raises(ConfigError, match=r"start changes nothing .* clamp\.dreams=0 or clamp\.attend=false"):
+            load([*start, *held], load([]), "sample")
     for plain in ("clamp.dreams=0", "clamp.attend=false", "clamp.of=z"):
         assert load([*start, plain], load([]), "sample")["chains"]["unclamped"]["start"] == ["z", "x"]
 
@@ -374,9 +385,11 @@ def test_a_start_is_refused_where_chains_start_from_dreams():
 def test_no_mode_at_all_is_no_way_out_of_the_trained_one():
     """Its stances would stay, under no name."""
     trained = load(["model=gibbsnet2", "mode=daydreaming"])
-    with pytest.raises(ConfigError, match="mode=null: the run was trained in daydreaming; say mode=dreaming"):
-        load(["mode=null"], trained, "sample")
-    assert load(["mode=null"], load([]), "sample")["mode"] is None
+    for nothing in ("null", ""):
+        with pytest.raises(ConfigError, match=f"mode={nothing}: the run was trained with stances; say mode=dreaming"):
+            load([f"mode={nothing}"], trained, "sample")
+    for free in (["mode=dreaming"], []):
+        assert load(["mode=null"], load(["model=gibbsnet2", *free]), "sample")["mode"] is None
 
 
 def test_what_a_run_was_trained_with_passed_the_checks_of_its_time():

@@ -638,6 +638,12 @@ def test_the_benchmark_takes_a_hole_of_one_s_own_and_writes_nothing(run, tmp_pat
     own = capsys.readouterr().out.replace("| band.npy |", "| row |").splitlines()
     fill.main([f"run={run}", "images=12", "hole=row"])
     assert own == capsys.readouterr().out.splitlines() and sum(row.startswith("| row | attentive") for row in own) == 3
+    assert not any("mixed" in row for row in own), "no table without a row"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    with pytest.raises(SystemExit, match=r"hole 'none\.npy': there is no such file"):
-        fill.main([f"run={run}", "images=12", "hole=none.npy"])
+    for bad, words in (
+        ("none.npy", r"hole 'none\.npy': there is no such file"),
+        ("", "hole '': .* expected one of left"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            fill.main([f"run={run}", "images=12", f"hole={bad}"])
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

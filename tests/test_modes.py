@@ -309,7 +309,10 @@ def directed(request, trained):
     return trained(f"model={request.param}")
 
 
-@pytest.mark.parametrize("settings", [[f"mode={mode}"] for mode in MODES] + [["clamp.emergency=0.05"]], ids=str)
+EMERGENCIES = [["clamp.emergency=0.05"], ["clamp.emergency=0.05", "chains.unclamped.mode.x.potency=0.5"]]
+
+
+@pytest.mark.parametrize("settings", [*([f"mode={mode}"] for mode in MODES), *EMERGENCIES], ids=str)
 def test_every_mode_draws_its_strip(run, settings):
     assert main(["sample", f"run={run}", *settings, "chains.unclamped.steps=2"]) == 0
     mode = settings[0].removeprefix("mode=") if settings[0].startswith("mode") else "daydreaming"

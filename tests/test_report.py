@@ -416,15 +416,21 @@ def test_names_stand_apart_and_under_the_dots():
 
 
 def test_a_hairline_leads_from_a_name_to_its_dots_where_it_stands_off():
-    crowd = {f"gibbsnet_{k}": [remembering(0.1, 0.2, z=0.6)] for k in range(12)}
-    figure = memories(**crowd, ali=[remembering(0.4, 0.4, z=0.3)])
+    models = {f"gibbsnet_{k}": [remembering(0.1, 0.2, z=0.6)] for k in range(12)} | {
+        "ali": [remembering(0.4, 0.4, z=0.3)]
+    }
+    figure = memory(Comparison("default", "digits", models), colours(list(models)))
+    figure.canvas.draw()
     for panel, middle in zip(figure.axes, ((0.6, 0.1), (0.6, 0.2)), strict=True):
-        boxes = [name.get_window_extent().padded(5) for name in panel.texts if name.get_text() != "ali"]
-        lines = [line.get_xydata() for line in panel.lines]
-        assert 4 < len(lines) < 12, "the first names stand by the dots, and `ali` by its own"
-        for start, end in lines:
+        place = panel.transData.transform(middle)
+        boxes = {name.get_color(): name.get_window_extent() for name in panel.texts if name.get_text() != "ali"}
+        gaps = {c: np.hypot(*(place - np.clip(place, box.min, box.max))) for c, box in boxes.items()}
+        lines = {line.get_color(): line.get_xydata() for line in panel.lines}
+        off = {c for c, gap in gaps.items() if gap > 20}
+        assert len(off) >= 5 and off <= lines.keys() and not lines.keys() & {c for c, gap in gaps.items() if gap < 10}
+        for c, (start, end) in lines.items():
             assert end == pytest.approx(middle)
-            assert any(box.contains(*panel.transData.transform(start)) for box in boxes)
+            assert boxes[c].padded(5).contains(*panel.transData.transform(start)), "from its own name"
     apart = memories(ali=[remembering(0.1, 0.2, z=0.2)], hali=[remembering(0.3, 0.4, z=0.9)])
     assert not any(panel.lines for panel in apart.axes)
 

@@ -244,9 +244,9 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
             _refuse_unread(command, {*picks, *said}, merged)
         if refused := sorted(picks.keys() - {"mode"}):
             raise ConfigError(f"{refused[0]}={picks[refused[0]]}: a run's {refused[0]} was decided when it was trained")
-        if "mode" in picks and picks["mode"] in NOTHING and merged.get("mode"):
+        if "mode" in picks and picks["mode"] in NOTHING and merged.chains.unclamped.get("mode"):
             raise ConfigError(
-                f"mode=null: the run was trained in {merged.mode}; say mode=dreaming for chains that clamp nothing"
+                f"mode={picks['mode']}: the run was trained with stances; say mode=dreaming for chains that clamp nothing"
             )
         if picks.get("mode") not in NOTHING:
             # A mode is all of the stances: none of the one that was trained in stays.
@@ -255,6 +255,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
         picks = {"mode": merged.get("mode"), **picks}
     merged.mode = picks["mode"] if picks.get("mode") not in NOTHING else None
     merged.pop("defaults", None)  # no settings: a group's file is picked by group=name
+    before = OmegaConf.to_container(merged.chains.unclamped).get("mode", {}) if command == "sample" else {}
     plain = _resolve(_override(merged, values))
     plain["run"] = plain["run"] and str(home(plain["run"]))
     plain["command"] = (
@@ -265,7 +266,7 @@ def load(arguments: Sequence[str] = (), into: Mapping | None = None, command: st
     check(plain, None if into is None else lambda key: any(f"{key}.".startswith(f"{new}.") for new in news))
     if command == "sample":
         _refuse_idle(said, plain["clamp"])
-        _refuse_trained(said, plain["chains"]["unclamped"], into["chains"]["unclamped"])
+        _refuse_trained(before, plain["chains"]["unclamped"].get("mode", {}))
     return _in_full(plain)
 
 
@@ -294,14 +295,12 @@ def _refuse_idle(said: set[str], clamp: Mapping) -> None:
         )
 
 
-def _refuse_trained(said: set[str], chain: Mapping, trained: Mapping) -> None:
-    """Refuses what a stance says to the training alone, but for its default, which undoes what a run was trained with."""
-    if not any(f"{key}.".startswith("chains.unclamped.mode.") for key in said):
-        return  # those of a mode's file may be for a training as well
-    for v, stance in chain.get("mode", {}).items():
-        before = trained.get("mode", {}).get(v, {})
+def _refuse_trained(before: Mapping, stances: Mapping) -> None:
+    """Refuses what was said of a stance that the training alone reads, but for its default, which undoes what a run was trained
+    with; `before` are the stances of the run or of the mode that was picked, whose file may be for a training as well."""
+    for v, stance in stances.items():
         for part, usual in (("share", 1), ("silent", False)):
-            if stance.get(part, usual) not in (usual, before.get(part, usual)):
+            if stance.get(part, usual) not in (usual, before.get(v, {}).get(part, usual)):
                 raise ConfigError(
                     f"chains.unclamped.mode.{v}.{part} changes nothing here: it is read in training alone"
                 )

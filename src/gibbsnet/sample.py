@@ -50,8 +50,8 @@ def sample(config: Mapping, chains: int = 100) -> Path:
             f"clamp.values={clamp['values']}, but the chain takes {', '.join(sorted(chain.given))} from real images: say "
             f"mode=dreaming, or clamp.whole=[...] beside the values"
         )
-    deaf = "x" in chain.clamped and chain.mode["x"].potency < 1
-    if clamp["emergency"] is not None and (real or not deaf):
+    ignored = "x" in chain.clamped and chain.mode["x"].potency < 1
+    if clamp["emergency"] is not None and (real or not ignored):
         raise ConfigError(
             f"clamp.emergency={clamp['emergency']}: expected a chain that clamps x and hears it less than fully, such as that "
             "of mode=daydreaming, and neither clamp.hole nor clamp.whole; or say clamp.emergency=null"

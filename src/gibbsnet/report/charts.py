@@ -54,6 +54,7 @@ COLOURS = (
 CROWD = 6  # models; of more, each row of panels shows a few
 FEW = 5
 LONGEST = 40  # letters of a name in a legend
+AWAY = 15  # pixels from its dots' middle at which a name no longer tells by itself whose they are
 DOT = 3  # pixels from a dot's middle within which no name should lie
 
 
@@ -236,7 +237,7 @@ def _lead(panel: Axes, box: Bbox, to: tuple[float, float], color: str) -> None:
     """A hairline from a name's box to a place of the panel, unless the one stands by the other."""
     place = panel.transData.transform(to)
     start = np.clip(place, box.min, box.max)
-    if np.hypot(*(place - start)) > 5 * DOT:
+    if np.hypot(*(place - start)) > AWAY:
         x, y = panel.transData.inverted().transform([start, place]).T
         panel.add_line(Line2D(x, y, color=color, linewidth=0.5, alpha=0.7, zorder=1.8))
 
