@@ -55,7 +55,7 @@ ROWS = {
         Row("half an hour, floor .5", "mnist_long", "ali_floor", "gibbsnet_short"),
         Row("half an hour, .5, a cycle loss for ALI", "mnist_long", "ali_cycle", "gibbsnet_short"),
         Row("half an hour, each surest, .22, ALI .81", "mnist_long", "ali_surest", "gibbsnet_surest"),
-        Row("half an hour, .5, ALI .81, its surest", "mnist_long", "ali_surest", "gibbsnet_short"),
+        Row("half an hour, each its own, .5, ALI .81", "mnist_long", "ali_surest", "gibbsnet_short"),
         Row("each surest after 3 of 8, .22, ALI .81", "mnist", "ali_surest", "gibbsnet_surest"),
         Row("floor .5, as both ship", "mnist", "ali_floor", "gibbsnet_short"),
         Row("floor .3", "mnist", "ali", "gibbsnet_sharp"),
