@@ -41,7 +41,7 @@ test-dvc: install
 results: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.results
 	for data in ring grid digits mnist; do $(BIN)/python -m benchmarks.compare $$data || exit 1; done
-	$(BIN)/python -m benchmarks.compare mnist_long seeds=21,22 models=ali_floor,ali_cycle,gibbsnet_short,ali_surest,gibbsnet_surest
+	$(BIN)/python -m benchmarks.compare mnist_long seeds=21,22 models=ali_floor,ali_cycle,gibbsnet_short,ali_surest,gibbsnet_surest,gibbsnet_alike
 	$(BIN)/python -m benchmarks.compare digits penalty.x=0.15 models=ali,ali_floor,gibbsnet_short,gibbsnet_sharp,ali_shift,gibbsnet_shift
 	$(BIN)/python -m benchmarks.compare digits game.shift=1 models=ali_tuned,gibbsnet_tuned
 	$(BIN)/python -m benchmarks.compare ring models=ali,ali_floor,ali_cycle,gibbsnet,gibbsnet_short,gibbsnet_cut,untied pictures=beside
