@@ -3,8 +3,8 @@ r"""The aim at a glance: python -m benchmarks.aim
 Is GibbsNet's chain nearer to the data than ALI's after a thousand sweeps, are its samples surer, does its z keep more?  Each row
 holds an ALI against a GibbsNet of docs/comparison.json, at equal time and, but where it names two, under one floor of q's scale;
 each measure counts the seeds in which GibbsNet is ahead.  Writes docs/figures/aim.png and, between its marks, the table in
-docs/findings.md, from the record alone: nothing is run.  CIFAR-10 is not in it: the record holds a start, where neither has
-learned (docs/cifar10.json has more, of one seed).
+docs/findings.md and a few of its rows with their medians in README.md, from the record alone: nothing is run.  CIFAR-10 is not
+in it: the record holds a start, where neither has learned (docs/cifar10.json has more, of one seed).
 """
 
 import json
@@ -25,7 +25,8 @@ from gibbsnet import plots
 from gibbsnet.plots import INK, MUTED, RULE
 from gibbsnet.report.charts import COLOURS
 
-RECORD, PAGE, FIGURE = Path("docs/comparison.json"), Path("docs/findings.md"), Path("docs/figures/aim.png")
+RECORD, FIGURE = Path("docs/comparison.json"), Path("docs/figures/aim.png")
+PAGE, BRIEF = Path("docs/findings.md"), Path("README.md")
 # Definitions that nothing refers to: no reader of Markdown shows them, the report neither, which shows HTML as text.
 MARKS = ("[//]: # (aim: written by python -m benchmarks.aim)", "[//]: # (end of aim)")
 AHEAD, BEHIND = COLOURS[:2]
@@ -106,21 +107,48 @@ MEASURES = (
     Measure("surer, after 3 of each", {"chain/3/class_score": 0.1, "chain/3/share": 1}),
     Measure("z keeps more", {"reconstruction/z/same_class": 1}),
 )
+# Of all that README has these: what it calls a setting -> the data and its row's words; and the measures.
+SETTINGS = {
+    "digits, as they ship: floor .7, ALI .15": ("digits", ".7, ALI .15"),
+    "digits, ALI's floor for both: .15": ("digits", "ALI's own, .15"),
+    "digits, the setting that a search found best for either: .44": ("digits", "floor .44, one setting for both"),
+    "digits, GibbsNet's floor for both: .7": ("digits", "floor .7"),
+    "digits, tuned alike, each at its surest: .24, ALI .39": ("digits", "each surest after 3 of 24, .24, ALI .39"),
+    "digits, tuned alike, each at its nearest: .78, ALI .88": ("digits", "each nearest late of 24, .78, ALI .88"),
+    "MNIST, minutes, as they ship: .5": ("MNIST", "floor .5, as both ship"),
+    "MNIST, half an hour, as they ship: .5": ("MNIST", "half an hour, floor .5"),
+    "MNIST, minutes, tuned alike: .22, ALI .81": ("MNIST", "each surest after 3 of 8, .22, ALI .81"),
+    "MNIST, half an hour, at these settings": ("MNIST", "half an hour, each surest, .22, ALI .81"),
+    "ring, `experiment=ring`: .3": ("ring", ".3, N = 1, every chain anew"),
+    "ring, `experiment=ring_stable`: .3": ("ring", "floor .3"),
+    "ring, tuned alike, each at its nearest: .44, ALI .24": ("ring", "each nearest late of 24, .44, ALI .24"),
+    "grid, `experiment=grid_plain`: .1": ("grid", "ALI's own, .1"),
+    "grid, `experiment=grid`, ALI with its cycle loss: .1": ("grid", ".1, a cycle loss for both"),
+}
+COLUMNS = {
+    "surer, after 3 of each": "class score after 3 sweeps (points: share near a mode)",
+    "late: class_frechet_ratio": "class_frechet_ratio after 1000",
+    "late: joint_distance": "joint_distance after 1000",
+    "z keeps more": "class (mode) that z keeps",
+}
+
+
+def pairs(record: Mapping, row: Row, measure: Measure) -> list[tuple[float, float, float]]:
+    """ALI's score, GibbsNet's, and what one unit of it is worth, seed by seed; empty where the table has no such score."""
+    models = record[row.table]["models"]
+    seeds = list(zip(models[row.ali], models[row.gibbsnet], strict=True))
+    return [
+        (a[score], g[score], unit)
+        for score, unit in measure.scores.items()
+        for a, g in seeds
+        if {score} <= a.keys() & g
+    ]
 
 
 def leads(record: Mapping, row: Row, measure: Measure) -> list[float]:
-    """By how much GibbsNet is ahead, seed by seed: ALI's distance as a multiple of its own, or its score less ALI's.
-
-    Empty where the table has no such score.
-    """
-    models = record[row.table]["models"]
-    pairs = [
-        (ali[score] * unit, gibbsnet[score] * unit)
-        for score, unit in measure.scores.items()
-        for ali, gibbsnet in zip(models[row.ali], models[row.gibbsnet], strict=True)
-        if score in ali and score in gibbsnet
-    ]
-    return [ali / gibbsnet if measure.factor else gibbsnet - ali for ali, gibbsnet in pairs]
+    """By how much GibbsNet is ahead, seed by seed: ALI's distance as a multiple of its own, or its score less ALI's."""
+    found = pairs(record, row, measure)
+    return [ali / gibbsnet if measure.factor else (gibbsnet - ali) * unit for ali, gibbsnet, unit in found]
 
 
 def ahead(record: Mapping, row: Row, measure: Measure) -> str:
@@ -137,6 +165,26 @@ def table(record: Mapping) -> list[str]:
         for row in rows:
             cells = [str(len(record[row.table]["seeds"])), *(ahead(record, row, m) for m in MEASURES)]
             lines += [f"| {data}: {row.words} | " + " | ".join(cells) + " |"]
+    return lines
+
+
+def medians(record: Mapping, row: Row, measure: Measure) -> str:
+    """GibbsNet's median and ALI's, and in how many seeds GibbsNet is ahead, as a cell of README's table."""
+    if not (found := pairs(record, row, measure)):
+        return ""
+    ali, gibbsnet = (median(values) for values in list(zip(*found, strict=True))[:2])
+    digits = "#.2g" if measure.factor else ".2f"
+    return f"{gibbsnet:{digits}}, {ali:{digits}} ({ahead(record, row, measure)})"
+
+
+def brief(record: Mapping) -> list[str]:
+    """Markdown: README's rows, with medians."""
+    lines = ["| GibbsNet, ALI (seeds in which GibbsNet is ahead) | of | " + " | ".join(COLUMNS.values()) + " |"]
+    lines += ["|---|" + "---:|" * (1 + len(COLUMNS))]
+    for name, (data, words) in SETTINGS.items():
+        (row,) = (row for row in ROWS[data] if row.words == words)
+        cells = [medians(record, row, m) for wanted in COLUMNS for m in MEASURES if m.words == wanted]
+        lines += [f"| {name} | {len(record[row.table]['seeds'])} | " + " | ".join(cells) + " |"]
     return lines
 
 
@@ -210,13 +258,15 @@ def mark(panel: Axes, found: Sequence[float], height: float, factor: bool) -> No
 def main(arguments: Sequence[str]) -> None:
     if arguments:
         raise SystemExit(f"unknown {arguments[0]!r}: python -m benchmarks.aim takes nothing, and reads {RECORD}")
-    record, page = json.loads(RECORD.read_text()), PAGE.read_text()
-    if MARKS[0] not in page or MARKS[1] not in page:
-        raise SystemExit(f"{PAGE}: expected the lines {MARKS[0]!r} and {MARKS[1]!r}, between which the table goes")
-    lines = table(record)
-    PAGE.write_text(between(page, MARKS, lines))
+    record, texts = json.loads(RECORD.read_text()), {page: page.read_text() for page in (PAGE, BRIEF)}
+    for page, text in texts.items():
+        if MARKS[0] not in text or MARKS[1] not in text:
+            raise SystemExit(f"{page}: expected the lines {MARKS[0]!r} and {MARKS[1]!r}, between which the table goes")
+    tables = {PAGE: table(record), BRIEF: brief(record)}
+    for page, lines in tables.items():
+        page.write_text(between(texts[page], MARKS, lines))
     plots.save(draw(record), FIGURE)
-    print("\n".join(lines))
+    print("\n".join(tables[PAGE]))
 
 
 if __name__ == "__main__":

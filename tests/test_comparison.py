@@ -876,16 +876,19 @@ def test_the_aim_counts_the_seeds_in_which_gibbsnet_is_ahead():
         "late: class_frechet_ratio": "2", "late: joint_distance": "2", "surer, each at its N": "1",
         "surer, after 1 sweep of each": "0", "surer, after 3 of each": "0", "z keeps more": "2",
     }, "level is not ahead"  # fmt: skip
+    told = {words: aim.medians(record, row, measure) for words, measure in measures.items()}
+    assert told["late: class_frechet_ratio"] == "0.10, 0.20 (2)", "GibbsNet's, ALI's"
+    assert told["surer, each at its N"] == "8.00, 8.00 (1)" and told["z keeps more"] == "0.70, 0.50 (2)"
     for seed in (s for of in record["digits"]["models"].values() for s in of):
         del seed["chain/1000/class_frechet_ratio"]
-    assert aim.ahead(record, row, late) == "", "a toy has no such distance"
+    assert aim.ahead(record, row, late) == aim.medians(record, row, late) == "", "a toy has no such distance"
 
 
-def test_the_findings_count_what_the_record_holds():
+def test_the_pages_count_what_the_record_holds():
     record = json.loads((ROOT / aim.RECORD).read_text())
-    page = (ROOT / aim.PAGE).read_text()
-    written = page.partition(aim.MARKS[0])[2].partition(aim.MARKS[1])[0].split("\n")
-    assert [line for line in written if line] == aim.table(record), "python -m benchmarks.aim writes it again"
+    for page, lines in ((aim.PAGE, aim.table(record)), (aim.BRIEF, aim.brief(record))):
+        written = (ROOT / page).read_text().partition(aim.MARKS[0])[2].partition(aim.MARKS[1])[0].split("\n")
+        assert [line for line in written if line] == lines, f"{page}: python -m benchmarks.aim writes it again"
 
 
 def test_every_pair_of_the_aim_has_the_floors_that_its_row_names():
@@ -914,11 +917,14 @@ def test_every_pair_of_the_aim_has_the_floors_that_its_row_names():
 def test_the_aim_is_drawn_and_written_between_its_marks_alone(tmp_path, monkeypatch, capsys):
     (tmp_path / "docs").mkdir()
     (tmp_path / aim.RECORD).write_text((ROOT / aim.RECORD).read_text())
-    (tmp_path / aim.PAGE).write_text("\n".join(["before", aim.MARKS[0], "old", aim.MARKS[1], "after", ""]))
+    for page in (aim.PAGE, aim.BRIEF):
+        (tmp_path / page).write_text("\n".join(["before", aim.MARKS[0], "old", aim.MARKS[1], "after", ""]))
     monkeypatch.chdir(tmp_path)
     aim.main([])
-    page = aim.PAGE.read_text()
-    assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
+    short, page = aim.BRIEF.read_text(), aim.PAGE.read_text()
+    for text in (short, page):
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert all(f"| {name} | " in short for name in aim.SETTINGS)
     assert all(line in page for line in capsys.readouterr().out.splitlines())
     with Image.open(aim.FIGURE) as picture:
         assert picture.size[0] > 1200
