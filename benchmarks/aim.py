@@ -55,6 +55,7 @@ ROWS = {
     "MNIST": (
         Row("half an hour, floor .5", "mnist_long", "ali_floor", "gibbsnet_short"),
         Row("half an hour, .5, a cycle loss for ALI", "mnist_long", "ali_cycle", "gibbsnet_short"),
+        Row("half an hour, .81, ALI's surest for both", "mnist_long", "ali_surest", "gibbsnet_alike"),
         Row("half an hour, each surest, .22, ALI .81", "mnist_long", "ali_surest", "gibbsnet_surest"),
         Row("half an hour, each its own, .5, ALI .81", "mnist_long", "ali_surest", "gibbsnet_short"),
         Row("each surest after 3 of 8, .22, ALI .81", "mnist", "ali_surest", "gibbsnet_surest"),
@@ -119,6 +120,10 @@ SETTINGS = {
     "MNIST, half an hour, as they ship: .5": ("MNIST", "half an hour, floor .5"),
     "MNIST, minutes, tuned alike: .22, ALI .81": ("MNIST", "each surest after 3 of 8, .22, ALI .81"),
     "MNIST, half an hour, at these settings": ("MNIST", "half an hour, each surest, .22, ALI .81"),
+    "MNIST, half an hour, ALI's of these for both (`experiment=mnist_stable`): .81": (
+        "MNIST",
+        "half an hour, .81, ALI's surest for both",
+    ),
     "ring, `experiment=ring`: .3": ("ring", ".3, N = 1, every chain anew"),
     "ring, `experiment=ring_stable`: .3": ("ring", "floor .3"),
     "ring, tuned alike, each at its nearest: .44, ALI .24": ("ring", "each nearest late of 24, .44, ALI .24"),

@@ -303,6 +303,16 @@ def test_mnist_s_experiment_with_the_surest_setting_is_the_contender_and_names_a
     assert len(said) == 8 and differences(load(["experiment=mnist_tuned", *said]), load(told)) == ["size.floor_swept"]
 
 
+def test_mnist_s_stable_experiment_is_the_contender_and_names_ali_s():
+    told = [*compare.settings("mnist_long", "gibbsnet_alike"), f"steps={compare.LONG['gibbsnet_alike']}"]
+    assert differences(load(["experiment=mnist_stable"]), load(told)) == []
+    said = re.search(r"equal time: (.*)\.\n", (ROOT / "conf" / "experiment" / "mnist_stable.yaml").read_text())[
+        1
+    ].split()
+    told = [*compare.settings("mnist_long", "ali_surest"), f"steps={compare.LONG['ali_surest']}"]
+    assert differences(load(["experiment=mnist_stable", *said]), load(told)) == ["size.floor_swept"]
+
+
 def test_no_two_models_of_a_page_share_a_colour():
     """All contenders and variants stand on one, where results are made."""
     models = [*compare.CONTENDERS, *stability.VARIANTS, *abilities.LEVELS, *abilities.PHASES]
