@@ -501,6 +501,19 @@ def test_a_folder_below_home_is_spelled_out(monkeypatch, tmp_path):
         load(["run=~nobody-of-that-name/mine"])
 
 
+@pytest.mark.parametrize("model", config.choices("model"))
+def test_any_model_s_chain_may_be_given_what_its_file_does_not_name(model):
+    plain = load([f"model={model}"])
+    for key, value in {"learned": ["z"], "cut": ["x"], "present": ["x"], "rise": 7, "dream_every": 2}.items():
+        told = load([f"model={model}", f"chains.unclamped.{key}={value}".replace("'", "")])
+        assert told["chains"]["unclamped"][key] == value
+        assert differences(told, plain) == [f"chains.unclamped.{key}"], "and nothing else"
+        told["chains"]["unclamped"][key] = type(value)()
+        assert differences(told, plain) == [], "as it is where nothing is said"
+    with pytest.raises(ConfigError, match=r"rise=\[1\]: expected an integer, such as 0"):
+        load([f"model={model}", "chains.unclamped.rise=[1]"])
+
+
 def test_what_starts_from_moments_is_a_list_of_names():
     with pytest.raises(ConfigError, match=r"chains\.unclamped\.learned=\[1\]: expected a list of variables"):
         load(["chains.unclamped.learned=[1]"])

@@ -76,6 +76,12 @@ CHAIN = (
     "start", "blocks", "steps", "grad_draws", "mode", "start_from_data", "persistent", "present", "learned", "rise",
     "dream_every", "cut",
 )  # fmt: skip
+# Of these the ones that say nothing unless they are said: any model's chain may be given them, named in its file or not.
+OPTIONS = {
+    **{f"chains.unclamped.{part}": usual for part, usual in
+       {"present": [], "learned": [], "rise": 0, "dream_every": 0, "cut": []}.items()},
+    "chains.clamped.cut": [],
+}  # fmt: skip
 NOTHING = (None, "", "null")
 
 
@@ -458,7 +464,7 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 
 
 def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
-    """Sets keys that exist to values of their type."""
+    """Sets keys that exist, and `OPTIONS`, to values of their type."""
     for entry in entries:
         key = entry.partition("=")[0]
         try:
@@ -467,10 +473,10 @@ def _override(config: DictConfig, entries: Sequence[str]) -> DictConfig:
             raise ConfigError(f"{entry!r} is not readable: {_one_line(error)}") from error
         if key in WORDS and value is not None and not isinstance(value, str):
             value = entry.partition("=")[2]
-        known = _keys(config)
+        known = OPTIONS | _keys(config)
         if key not in known:
             raise ConfigError(f"unknown key {key!r}: {_nearest(key, list(known))}")
-        _require_type(key, _value(config, key), value)
+        _require_type(key, OPTIONS.get(key) if (old := _value(config, key)) is None else old, value)
         OmegaConf.update(config, key, value, merge=False)
     return config
 
