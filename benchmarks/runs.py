@@ -338,17 +338,18 @@ def paired(seeds: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, f
     return [{n: a[n] - b[n] for n in a if n in b} for a, b in zip(seeds, others, strict=True)]
 
 
-def table(columns: Mapping[str, Mapping], rows: Sequence[str], sign: str = "") -> list[str]:
+def table(columns: Mapping[str, Mapping], rows: Sequence[str], sign: str = "", digits: int = 4) -> list[str]:
     """Markdown: a row per metric that any model has (a '*' stands for each latent), a column per model.
 
     columns: model -> its `summary`; a cell is median [least .. greatest].
-    sign: "+" shows that of positive numbers too.
+    sign: "+" shows that of positive numbers too; digits: how many of a number are shown, from the first that is not 0 on.
     """
     expanded = [
         name for row in rows for name in matches(row, columns) if any(name in column for column in columns.values())
     ]
     lines = ["| metric | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    return lines + [f"| {n} | " + " | ".join(cell(c.get(n), sign) for c in columns.values()) + " |" for n in expanded]
+    cells = [[cell(column.get(name), f"{sign}.{digits}g") for column in columns.values()] for name in expanded]
+    return lines + [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(expanded, cells, strict=True)]
 
 
 def matches(row: str, columns: Mapping[str, Iterable[str]]) -> list[str]:
@@ -359,10 +360,10 @@ def matches(row: str, columns: Mapping[str, Iterable[str]]) -> list[str]:
     return sorted(n for n in found if "/" not in n[len(head) : len(n) - len(tail)])
 
 
-def cell(value: Mapping[str, float] | None, sign: str = "") -> str:
+def cell(value: Mapping[str, float] | None, form: str = ".4g") -> str:
     if value is None:
         return "-"
-    median, low, high = (f"{value[k]:{sign}.4g}" for k in ("median", "min", "max"))
+    median, low, high = (f"{value[k]:{form}}" for k in ("median", "min", "max"))
     return median if low == high else f"{median} [{low} .. {high}]"
 
 

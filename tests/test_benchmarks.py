@@ -226,6 +226,15 @@ def test_the_scale_page_has_its_tables():
 # What models do beside drawing samples
 
 
+def test_the_readme_and_the_results_are_the_record_s():
+    record = json.loads((ROOT / "docs" / "results.json").read_text())
+    record = {experiment: record[experiment] for experiment in results.TABLES}
+    assert (ROOT / "docs" / "results.md").read_text() == "\n".join(results.page(record))
+    readme, lines = (ROOT / "README.md").read_text(), results.digest(record)
+    assert readme == results.between(readme, results.MARKS, lines), "python -m benchmarks.results writes it again"
+    assert any("[8.25 .. 8.39]" in line for line in lines), "to three digits"
+
+
 def test_the_readme_s_hali_is_an_experiment():
     assert differences(load(["experiment=digits_hali"]), load(results.settings("digits", "hali"))) == []
 

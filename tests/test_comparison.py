@@ -896,9 +896,36 @@ def test_the_aim_counts_the_seeds_in_which_gibbsnet_is_ahead():
 
 def test_the_pages_count_what_the_record_holds():
     record = json.loads((ROOT / aim.RECORD).read_text())
-    for page, lines in ((aim.PAGE, aim.table(record)), (aim.BRIEF, aim.brief(record))):
-        written = (ROOT / page).read_text().partition(aim.MARKS[0])[2].partition(aim.MARKS[1])[0].split("\n")
-        assert [line for line in written if line] == lines, f"{page}: python -m benchmarks.aim writes it again"
+    for page, marks, lines in aim.BLOCKS:
+        written = (ROOT / page).read_text().partition(marks[0])[2].partition(marks[1])[0].split("\n")
+        assert [line for line in written if line] == lines(record), f"{page}: python -m benchmarks.aim writes it again"
+
+
+def test_the_aim_says_who_is_ahead_by_all_of_the_distances(monkeypatch):
+    row, both = (
+        aim.Row("a floor", "digits", "ali", "gibbsnet"),
+        aim.QUESTIONS["nearer after 1000 sweeps, by both distances"],
+    )
+    ali = [scored(0.2, 0.5) for _ in range(5)]
+
+    def said(*gibbsnet, words=both):
+        record = {"digits": {"seeds": list(range(5)), "models": {"ali": ali[: len(gibbsnet)], "gibbsnet": gibbsnet}}}
+        monkeypatch.setattr(aim, "ROWS", {"digits": (row,)})
+        counted = {line.split(" | ")[0].strip("| "): line.split(" | ")[1].strip("| ") for line in aim.tally(record)[2:]}
+        named = aim.verdict(record, row, words)
+        (question,) = (q for q, w in aim.QUESTIONS.items() if w == words)
+        assert counted[question] == {"GibbsNet": "1, 0, 0", "ALI": "0, 1, 0", "neither": "0, 0, 1"}[named]
+        return named
+
+    near, far, level = scored(0.1, 0.6), scored(0.4, 0.4), scored(0.2, 0.5)
+    assert said(near, near, near, near, far) == "GibbsNet" and said(far, far, far, far, near) == "ALI"
+    assert said(near, near, near, far, far) == said(near, near, near, level, level) == said(*[level] * 5) == "neither"
+    assert said(near, near) == "GibbsNet" and said(near, far) == "neither" and said(far, far) == "ALI"
+    assert said(*[near | {"chain/1000/joint_distance": 1.0}] * 5) == "neither", "the distances disagree"
+    assert said(*[{k: v for k, v in near.items() if "ratio" not in k}] * 5) == "GibbsNet", "a toy has one distance"
+    assert (
+        said(*[near] * 5, words=("z keeps more",)) == "GibbsNet" and said(*[far] * 5, words=("z keeps more",)) == "ALI"
+    )
 
 
 def test_every_pair_of_the_aim_has_the_floors_that_its_row_names():
@@ -928,12 +955,14 @@ def test_the_aim_is_drawn_and_written_between_its_marks_alone(tmp_path, monkeypa
     (tmp_path / "docs").mkdir()
     (tmp_path / aim.RECORD).write_text((ROOT / aim.RECORD).read_text())
     for page in (aim.PAGE, aim.BRIEF):
-        (tmp_path / page).write_text("\n".join(["before", aim.MARKS[0], "old", aim.MARKS[1], "after", ""]))
+        blocks = [line for at, marks, _ in aim.BLOCKS if at == page for line in (marks[0], "old", marks[1], "between")]
+        (tmp_path / page).write_text("\n".join(["before", *blocks, "after", ""]))
     monkeypatch.chdir(tmp_path)
     aim.main([])
     short, page = aim.BRIEF.read_text(), aim.PAGE.read_text()
     for text in (short, page):
-        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+        assert text.startswith("before\n") and text.endswith("\nbetween\nafter\n") and "old" not in text
+    assert page.count("\nbetween\n") == 2 and "rows in which GibbsNet" in page
     assert all(f"| {name} | " in short for name in aim.SETTINGS)
     assert all(line in page for line in capsys.readouterr().out.splitlines())
     with Image.open(aim.FIGURE) as picture:
