@@ -48,8 +48,7 @@ ALI = ["model=ali", "chains.unclamped.steps=0"]
 CHAINS = ["chains.unclamped.steps={steps}", "size.floor_swept={floor}"]
 # Data -> contender -> what was found best for it there (docs/lab/tuning.md), the values of SEARCHED and of the floor under q's
 # scale: tuned, by sweeps/tuning.yaml at its own N, on digits one setting for both; nearest, of sweeps/random.yaml's settings that
-# whose chain is nearest at 1000; surest, that with the greatest class score after three sweeps (on MNIST of random_mnist.yaml's);
-# alike, GibbsNet with what is ali_surest's.
+# whose chain is nearest at 1000; surest, that with the greatest class score after three sweeps (on MNIST of random_mnist.yaml's).
 SEARCHED = ("optim.lr", "optim.lr_critic", "penalty.x", "penalty.z")
 ALIKE = (0.00106, 0.0026, 0.0482, 0.0369, 0.439)
 TUNED = {
@@ -70,9 +69,10 @@ TUNED = {
     "mnist": {
         "ali_surest": (0.000355, 0.000766, 0.382, 0.105, 0.814),  # ALI's nearest late as well
         "gibbsnet_surest": (0.000261, 0.000788, 0.1, 0.0402, 0.217),
-        "gibbsnet_alike": (0.000355, 0.000766, 0.382, 0.105, 0.814),
     },
 }
+# GibbsNet with what was found best for ALI, which so chooses the ground: contender -> whose it is.
+BORROWED = {"gibbsnet_alike": "ali_surest", "gibbsnet_alike_nearest": "ali_nearest"}
 YOUNG = ["model=gibbsnet_published", *CHAINS]  # every chain starts anew
 # Half never start again, in experiments without such chains as well.
 OLD = ["model=gibbsnet", *CHAINS, "chains.unclamped.persistent=0.5", "critics.joint.hears.age=embed"]
@@ -111,7 +111,7 @@ CONTENDERS = {
     "gibbsnet_nearest": [*OLD, "chains.unclamped.steps=[0,1]"],
     "ali_surest": [*ALI, "size.floor={own}"],
     "gibbsnet_surest": [*OLD, "chains.unclamped.steps=[0,1]"],
-    "gibbsnet_alike": [*OLD, "chains.unclamped.steps=[0,1]"],
+    **{name: [*OLD, "chains.unclamped.steps=[0,1]"] for name in BORROWED},
 }
 CALLED = {"gibbsnet": "gibbsnet_published"}
 # How many sweeps GibbsNet as published takes there.
@@ -127,7 +127,8 @@ FLOORS = {"ring": (0.1, 0.3), "grid": (0.1, 0.2), "digits": (0.15, 0.7), "mnist"
 RING = {"ali": 9600, "ali_floor": 9600, "ali_cycle": 9000, "gibbsnet": 8000, "gibbsnet_persistent": 6900,
         "gibbsnet_cycle": 6500, "gibbsnet_short": 7400, "gibbsnet_mixed": 6600,
         "gibbsnet_cut": 9200, "gibbsnet_cut_x": 8000, "untied": 7700, "gibbsnet_sharp": 8000, "gibbsnet_short_sharp": 7400,
-        "ali_tuned": 9600, "gibbsnet_tuned": 7400, "ali_nearest": 9600, "gibbsnet_nearest": 7400}  # fmt: skip
+        "ali_tuned": 9600, "gibbsnet_tuned": 7400, "ali_nearest": 9600, "gibbsnet_nearest": 7400,
+        "gibbsnet_alike_nearest": 7400}  # fmt: skip
 GRID = {"ali": 11000, "ali_floor": 11000, "ali_cycle": 9200, "gibbsnet": 10000, "gibbsnet_persistent": 9100,
         "gibbsnet_cycle": 7900, "gibbsnet_cut": 9900, "untied": 8300, "gibbsnet_sharp": 10000,
         "ali_cycle_sharp": 9200, "gibbsnet_cycle_sharp": 8500, "gibbsnet_cycle_late": 8900}  # fmt: skip
@@ -136,7 +137,8 @@ DIGITS = {"ali": 15200, "ali_floor": 15200, "ali_cycle": 12700, "gibbsnet": 1200
           "gibbsnet_cut": 13400, "gibbsnet_cut_x": 12200, "untied": 8000, "gibbsnet_sharp": 12300,
           "ali_shift": 14400, "gibbsnet_shift": 11900,
           "ali_tuned": 15200, "gibbsnet_tuned": 12300, "ali_nearest": 15200, "gibbsnet_nearest": 12300,
-          "ali_surest": 15200, "gibbsnet_surest": 12300}  # fmt: skip
+          "ali_surest": 15200, "gibbsnet_surest": 12300, "gibbsnet_alike": 12300,
+          "gibbsnet_alike_nearest": 12300}  # fmt: skip
 MNIST = {"ali": 13900, "ali_floor": 13900, "ali_cycle": 11800, "gibbsnet": 10000, "gibbsnet_persistent": 8700,
          "gibbsnet_cycle": 7900, "gibbsnet_short": 10000, "gibbsnet_mixed": 9100,
          "gibbsnet_cut": 11600, "gibbsnet_cut_x": 10000, "untied": 6400,
@@ -176,8 +178,8 @@ def rows(data: str) -> list[str]:
 
 
 def tuned(data: str, model: str) -> list[str]:
-    """What was found best for a contender there, as settings; none where it was not tuned."""
-    found = TUNED.get(data, {}).get(model, ())
+    """What was found best for a contender there, or for whom it borrows from, as settings; none where it was not tuned."""
+    found = TUNED.get(data, {}).get(BORROWED.get(model, model), ())
     floor = "size.floor" if model.startswith("ali") else "size.floor_swept"
     return [f"{key}={value}" for key, value in zip((*SEARCHED, floor), found, strict=bool(found))]
 

@@ -55,7 +55,7 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     tuned = [configs.pop(name) for name in ("ali_tuned", "gibbsnet_tuned")]
     nearest = [configs.pop(name) for name in ("ali_nearest", "gibbsnet_nearest")]
     surest = [configs.pop(name) for name in ("ali_surest", "gibbsnet_surest")]
-    alike, through = configs.pop("gibbsnet_alike"), configs.pop("gibbsnet_cut_x")
+    borrowed, through = [configs.pop(name) for name in compare.BORROWED], configs.pop("gibbsnet_cut_x")
     assert set(differences(through, configs["gibbsnet"])) == {"chains.unclamped.cut"}
     assert late["chains"]["unclamped"].pop("rise") == 16000 and late["game"] == cycled[1]["game"]
     assert late["graph"] == cycled[1]["graph"]
@@ -78,9 +78,10 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
             assert set(differences(one, other)) - entailed == (searched if data in where else set())
     if data == "digits":
         assert not searched & set(differences(*tuned)) and tuned[0]["graph"]["z"]["floor"] == 0.439
-    tuned_there = {"model.name", *(searched | entailed if data.startswith("mnist") else ())}
-    assert set(differences(alike, short)) <= tuned_there
-    assert not data.startswith("mnist") or not searched & set(differences(alike, surest[0])), "ALI's setting"
+    for one, of, name in zip(borrowed, (surest, nearest), compare.BORROWED.values(), strict=True):
+        there = searched if compare.tuned(data.removesuffix("_long"), name) else set()
+        assert set(differences(one, short)) - entailed == there, "ALI's setting, where one was found"
+        assert not there & set(differences(one, of[0]))
     told = [c["critics"]["joint"]["hears"].pop("age", None) for c in configs.values()]
     ships = None if data in ("ring", "grid") else "embed"
     assert told == [*[None] * 4, *["embed"] * 4, None, None, ships]
@@ -113,10 +114,9 @@ def test_contenders_differ_in_what_they_are_called_after_and_in_nothing_else(dat
     left = {"grid": {"gibbsnet_short", "gibbsnet_mixed"}, "mnist_long": long, "cifar10": {"gibbsnet_sharp"},
             "cifar10_long": {*long, "ali", "ali_cycle", "gibbsnet"}}  # fmt: skip
     moved = set() if data == "digits" else {"ali_shift", "gibbsnet_shift"}
-    chosen = {f"{model}_{by}" for model in ("ali", "gibbsnet") for by in ("tuned", "nearest", "surest")} | {
-        "gibbsnet_alike"
-    }
-    untuned = chosen - compare.TUNED.get(data.removesuffix("_long"), {}).keys()
+    found = compare.TUNED.get(data.removesuffix("_long"), {}).keys()
+    chosen = {f"{model}_{by}" for model in ("ali", "gibbsnet") for by in ("tuned", "nearest", "surest")}
+    untuned = chosen - found | {name for name, of in compare.BORROWED.items() if of not in found}
     cycled = set() if data == "grid" else {"ali_cycle_sharp", "gibbsnet_cycle_sharp", "gibbsnet_cycle_late"}
     points = set() if data == "ring" else {"gibbsnet_short_sharp"}
     paired = set() if data == "mnist" else {"gibbsnet_short_cycle"}
