@@ -132,7 +132,7 @@ SETTINGS = {
         "MNIST",
         "half an hour, each surest, .22, ALI .81",
     ),
-    "MNIST, half an hour, ALI's surest for both (`mnist_stable`): .81": (
+    "MNIST, half an hour, ALI's surest for both: .81": (
         "MNIST",
         "half an hour, .81, ALI's surest for both",
     ),

@@ -303,14 +303,15 @@ def test_mnist_s_experiment_with_the_surest_setting_is_the_contender_and_names_a
     assert len(said) == 8 and differences(load(["experiment=mnist_tuned", *said]), load(told)) == ["size.floor_swept"]
 
 
-def test_mnist_s_stable_experiment_is_the_contender_and_names_ali_s():
-    told = [*compare.settings("mnist_long", "gibbsnet_alike"), f"steps={compare.LONG['gibbsnet_alike']}"]
+def test_mnist_s_stable_experiment_is_the_contender_under_the_floor_that_ships_and_names_ali_s():
+    floors = ["size.floor=0.5", "size.floor_swept=0.5"]
+    told = [*compare.settings("mnist_long", "gibbsnet_alike", floors), f"steps={compare.LONG['gibbsnet_alike']}"]
     assert differences(load(["experiment=mnist_stable"]), load(told)) == []
-    said = re.search(r"equal time: (.*)\.\n", (ROOT / "conf" / "experiment" / "mnist_stable.yaml").read_text())[
-        1
-    ].split()
+    text = (ROOT / "conf" / "experiment" / "mnist_stable.yaml").read_text()
+    same, floor = (said.split() for said in re.search(r"equal time: (.*); .* for it: (.*)\.\n", text).groups())
     told = [*compare.settings("mnist_long", "ali_surest"), f"steps={compare.LONG['ali_surest']}"]
-    assert differences(load(["experiment=mnist_stable", *said]), load(told)) == ["size.floor_swept"]
+    assert differences(load(["experiment=mnist_stable", *same]), load([*told, *floors])) == []
+    assert differences(load(["experiment=mnist_stable", *same, *floor]), load(told)) == []
 
 
 def test_no_two_models_of_a_page_share_a_colour():
